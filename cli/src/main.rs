@@ -1,0 +1,2 @@
+//! The command `tritone`.
+fn main() {}
