@@ -89,7 +89,7 @@ impl AttentionBlock<'_> {
             self.weighted_sum::<S, QUERIES, 1>(simd, &weights, first, unit);
             unit += 1;
         }
-        if dim % UNIT != 0 {
+        if !dim.is_multiple_of(UNIT) {
             self.weighted_sum_tail(simd, &weights, first);
         }
     }
@@ -152,9 +152,9 @@ impl AttentionBlock<'_> {
                 }
             }
         }
-        for q in 0..QUERIES {
+        for (q, sums) in sums.iter().enumerate() {
             let from = (first + q) * dim + unit * UNIT;
-            put(simd, &sums[q], &mut self.out[from..from + UNITS * UNIT]);
+            put(simd, sums, &mut self.out[from..from + UNITS * UNIT]);
         }
     }
 
@@ -179,9 +179,9 @@ impl AttentionBlock<'_> {
                 sums[q] = simd.add_product(sums[q], weight, values);
             }
         }
-        for q in 0..QUERIES {
+        for (q, &sums) in sums.iter().enumerate() {
             let out = &mut self.out[(first + q) * dim..(first + q + 1) * dim];
-            out[from..].copy_from_slice(&simd.store(sums[q])[..dim - from]);
+            out[from..].copy_from_slice(&simd.store(sums)[..dim - from]);
         }
     }
 }

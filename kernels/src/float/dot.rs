@@ -6,9 +6,8 @@
 //! of one pair alone. Two pairs are 64 accumulators: eight of AVX2's sixteen registers; four pairs
 //! would spill.
 
-use core::marker::PhantomData;
-
 use super::lanes::{LANES, Operation, Simd, UNIT, Unit, fold, pad, split};
+use core::marker::PhantomData;
 
 /// A format that weights are stored in, little-endian.
 pub(super) trait Stored {
@@ -96,7 +95,7 @@ fn tile<F: Stored, S: Simd, const ROWS: usize, const VECTORS: usize>(
 ) -> [[f32; VECTORS]; ROWS] {
     let mut sums = [[[simd.splat(0.0); 2]; VECTORS]; ROWS];
     let rows = rows.map(|row| F::blocks(row));
-    let vectors = vectors.map(|vector| split(vector));
+    let vectors = vectors.map(split);
     // Slices of one known length, so that the loop needs no bounds checks.
     let whole = vectors[0].0.len();
     let whole_rows = rows.map(|row| &row.0[..whole]);

@@ -24,7 +24,8 @@ use super::lanes::{self, Operation, Simd};
 
 /// 1.5 * 2^23.
 const ROUND: f32 = 12_582_912.0;
-const LN_2_HIGH: f32 = 0.693_359_375;
+/// 355 / 512.
+const LN_2_HIGH: f32 = 355.0 / 512.0;
 const LN_2_LOW: f32 = -2.121_944_4e-4;
 const Q: [f32; 5] = [
     0.5,
