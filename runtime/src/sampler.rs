@@ -11,6 +11,8 @@
 
 use std::collections::HashMap;
 
+use crate::error::Error;
+
 /// The settings of a [`Sampler`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct SamplerConfig {
@@ -64,23 +66,35 @@ pub enum SamplerError {
         /// What is allowed.
         range: &'static str,
     },
-    /// No logits.
-    #[error("there are no logits to choose from")]
-    Empty,
-    /// More logits than 32-bit ids.
-    #[error("there are {0} logits, more than token ids")]
-    TooMany(usize),
     /// A logit that is NaN or plus infinity.
-    #[error("the logit of token {token} is {value}: the model or its file is damaged")]
+    #[error("the logit of token {token} at position {position} is {value}: the model or its file is damaged")]
     Logit {
         /// The token's id.
         token: u32,
         /// The logit.
         value: f32,
+        /// Number of tokens before this one.
+        position: usize,
     },
-    /// All logits are minus infinity.
-    #[error("every token has a logit of minus infinity, so none can be chosen")]
-    NoneLeft,
+    /// No logits at all, or all are minus infinity.
+    #[error("no token at position {position} has a logit above minus infinity, so none can be chosen")]
+    NoneLeft {
+        /// Number of tokens before this one.
+        position: usize,
+    },
+}
+
+impl From<SamplerError> for Error {
+    fn from(error: SamplerError) -> Self {
+        match error {
+            SamplerError::Setting { name, value, range } => {
+                Error::InvalidOption { option: name, value: value.to_string(), rule: format!("it must be {range}") }
+            }
+            SamplerError::Logit { position, .. } | SamplerError::NoneLeft { position } => {
+                Error::NonFiniteLogits { position }
+            }
+        }
+    }
 }
 
 impl SamplerConfig {
@@ -159,7 +173,7 @@ impl Sampler {
         &self.config
     }
 
-    /// Chooses one token. `logits` holds one value per token id; `history` the tokens so far, the last one at the end.
+    /// Chooses one token. `logits` holds one value per token id (at most 2^32); `history` the tokens so far, the last one at the end.
     ///
     /// # Errors
     /// No logits, a logit that is NaN or plus infinity, or none above minus infinity.
@@ -169,7 +183,7 @@ impl Sampler {
             random,
             candidates,
         } = self;
-        candidates.fill(logits)?;
+        candidates.fill(logits, history.len())?;
         candidates.penalise(config, history)?;
         if config.temperature == 0.0 {
             return candidates.best().map(|(id, _)| id);
@@ -219,24 +233,21 @@ struct Candidates {
     keys: Vec<u64>,
     /// This many at the front are in falling order, and none after them is larger.
     sorted: usize,
+    /// Number of tokens before this one, for error messages.
+    position: usize,
 }
 
 impl Candidates {
-    fn fill(&mut self, logits: &[f32]) -> Result<(), SamplerError> {
-        if logits.is_empty() {
-            return Err(SamplerError::Empty);
-        }
-        let count = u32::try_from(logits.len()).map_err(|_| SamplerError::TooMany(logits.len()))?;
-        if let Some((token, &value)) = (0..count)
-            .zip(logits)
-            .find(|(_, logit)| logit.is_nan() || **logit == f32::INFINITY)
-        {
-            return Err(SamplerError::Logit { token, value });
-        }
+    fn fill(&mut self, logits: &[f32], position: usize) -> Result<(), SamplerError> {
+        self.position = position;
         self.sorted = 0;
         self.keys.clear();
-        self.keys
-            .extend((0..count).zip(logits).map(|(id, &logit)| key(id, logit)));
+        for (token, &value) in (0..=u32::MAX).zip(logits) {
+            if value.is_nan() || value == f32::INFINITY {
+                return Err(SamplerError::Logit { token, value, position });
+            }
+            self.keys.push(key(token, value));
+        }
         Ok(())
     }
 
@@ -265,7 +276,7 @@ impl Candidates {
             };
             let value = scaled - count as f32 * config.frequency_penalty - config.presence_penalty;
             if value.is_nan() || value == f32::INFINITY {
-                return Err(SamplerError::Logit { token: id, value });
+                return Err(SamplerError::Logit { token: id, value, position: self.position });
             }
             *slot = key(id, value);
         }
@@ -281,7 +292,7 @@ impl Candidates {
         };
         match best.map(|&key| (id_of(key), logit_of(key))) {
             Some((id, logit)) if logit > f32::NEG_INFINITY => Ok((id, logit)),
-            _ => Err(SamplerError::NoneLeft),
+            _ => Err(SamplerError::NoneLeft { position: self.position }),
         }
     }
 
@@ -408,7 +419,7 @@ mod tests {
 
     fn candidates(logits: &[f32]) -> Candidates {
         let mut candidates = Candidates::default();
-        candidates.fill(logits).unwrap();
+        candidates.fill(logits, 0).unwrap();
         candidates
     }
 

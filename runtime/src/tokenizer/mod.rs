@@ -7,6 +7,7 @@
 
 mod alphabet;
 mod bpe;
+mod load;
 mod split;
 mod spm;
 mod stop;

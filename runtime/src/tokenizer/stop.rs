@@ -5,6 +5,8 @@
 //! held back, and a string has ended when its state is its length. A byte costs a constant number of steps per stop string,
 //! amortised.
 
+use crate::error::Error;
+
 /// Why a list of stop strings is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -23,6 +25,12 @@ pub enum StopError {
         /// Its length.
         bytes: usize,
     },
+}
+
+impl From<StopError> for Error {
+    fn from(error: StopError) -> Self {
+        Error::InvalidOption { option: "a stop string", value: "refused".into(), rule: error.to_string() }
+    }
 }
 
 #[derive(Debug, Clone)]
