@@ -67,7 +67,9 @@ pub enum SamplerError {
         range: &'static str,
     },
     /// A logit that is NaN or plus infinity.
-    #[error("the logit of token {token} at position {position} is {value}: the model or its file is damaged")]
+    #[error(
+        "the logit of token {token} at position {position} is {value}: the model or its file is damaged"
+    )]
     Logit {
         /// The token's id.
         token: u32,
@@ -77,7 +79,9 @@ pub enum SamplerError {
         position: usize,
     },
     /// No logits at all, or all are minus infinity.
-    #[error("no token at position {position} has a logit above minus infinity, so none can be chosen")]
+    #[error(
+        "no token at position {position} has a logit above minus infinity, so none can be chosen"
+    )]
     NoneLeft {
         /// Number of tokens before this one.
         position: usize,
@@ -87,9 +91,11 @@ pub enum SamplerError {
 impl From<SamplerError> for Error {
     fn from(error: SamplerError) -> Self {
         match error {
-            SamplerError::Setting { name, value, range } => {
-                Error::InvalidOption { option: name, value: value.to_string(), rule: format!("it must be {range}") }
-            }
+            SamplerError::Setting { name, value, range } => Error::InvalidOption {
+                option: name,
+                value: value.to_string(),
+                rule: format!("it must be {range}"),
+            },
             SamplerError::Logit { position, .. } | SamplerError::NoneLeft { position } => {
                 Error::NonFiniteLogits { position }
             }
@@ -244,7 +250,11 @@ impl Candidates {
         self.keys.clear();
         for (token, &value) in (0..=u32::MAX).zip(logits) {
             if value.is_nan() || value == f32::INFINITY {
-                return Err(SamplerError::Logit { token, value, position });
+                return Err(SamplerError::Logit {
+                    token,
+                    value,
+                    position,
+                });
             }
             self.keys.push(key(token, value));
         }
@@ -276,7 +286,11 @@ impl Candidates {
             };
             let value = scaled - count as f32 * config.frequency_penalty - config.presence_penalty;
             if value.is_nan() || value == f32::INFINITY {
-                return Err(SamplerError::Logit { token: id, value, position: self.position });
+                return Err(SamplerError::Logit {
+                    token: id,
+                    value,
+                    position: self.position,
+                });
             }
             *slot = key(id, value);
         }
@@ -292,7 +306,9 @@ impl Candidates {
         };
         match best.map(|&key| (id_of(key), logit_of(key))) {
             Some((id, logit)) if logit > f32::NEG_INFINITY => Ok((id, logit)),
-            _ => Err(SamplerError::NoneLeft { position: self.position }),
+            _ => Err(SamplerError::NoneLeft {
+                position: self.position,
+            }),
         }
     }
 

@@ -37,7 +37,10 @@ pub struct Message {
 impl Message {
     /// A message.
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Self { role: role.into(), content: content.into() }
+        Self {
+            role: role.into(),
+            content: content.into(),
+        }
     }
 }
 
@@ -108,14 +111,18 @@ impl ChatTemplate {
     /// A template that is too long, is not text, or does not compile.
     pub fn from_gguf(file: &Gguf, tokenizer: &Tokenizer) -> Result<Self> {
         let name = |id: Option<u32>| {
-            let bytes = id.and_then(|id| tokenizer.token_name(id)).unwrap_or_default();
+            let bytes = id
+                .and_then(|id| tokenizer.token_name(id))
+                .unwrap_or_default();
             String::from_utf8_lossy(bytes).into_owned()
         };
         let (bos, eos) = (name(tokenizer.bos()), name(tokenizer.eos()));
         if let Some(source) = file.find::<&str>("tokenizer.chat_template")? {
             return Self::new(source, &bos, &eos);
         }
-        let architecture = file.find::<&str>("general.architecture")?.unwrap_or_default();
+        let architecture = file
+            .find::<&str>("general.architecture")?
+            .unwrap_or_default();
         Self::known(ChatForm::choose(architecture, tokenizer), &bos, &eos)
     }
 
@@ -124,7 +131,10 @@ impl ChatTemplate {
     /// # Errors
     /// None in practice: the forms compile.
     pub fn known(form: ChatForm, bos: &str, eos: &str) -> Result<Self> {
-        Ok(Self { form: Some(form), ..Self::new(form.source(), bos, eos)? })
+        Ok(Self {
+            form: Some(form),
+            ..Self::new(form.source(), bos, eos)?
+        })
     }
 
     /// Compiles a template. `bos` and `eos` are what it sees as `bos_token` and `eos_token`.
@@ -153,13 +163,20 @@ impl ChatTemplate {
         environment.set_unknown_method_callback(python_method);
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", |format: String| {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
+            let now = SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .map_or(0, |time| time.as_secs());
             strftime(&format, now)
         });
         environment
             .add_template_owned(NAME, source.to_owned())
             .map_err(|error| refused(&error))?;
-        Ok(Self { environment, bos: bos.into(), eos: eos.into(), form: None })
+        Ok(Self {
+            environment,
+            bos: bos.into(),
+            eos: eos.into(),
+            form: None,
+        })
     }
 
     /// The prompt for `messages`; with `add_generation_prompt` it ends where the assistant's answer begins. Control tokens
@@ -170,15 +187,18 @@ impl ChatTemplate {
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
         let messages: Vec<Value> = messages
             .iter()
-            .map(|message| context! { role => message.role, content => message.content })
+            .map(|message| context! { role => message.role.as_str(), content => message.content.as_str() })
             .collect();
-        let template = self.environment.get_template(NAME).map_err(|error| refused(&error))?;
+        let template = self
+            .environment
+            .get_template(NAME)
+            .map_err(|error| refused(&error))?;
         template
             .render(context! {
                 messages,
                 add_generation_prompt,
-                bos_token => self.bos,
-                eos_token => self.eos,
+                bos_token => self.bos.as_str(),
+                eos_token => self.eos.as_str(),
                 // Templates ask whether these are none rather than whether they are there.
                 tools => Value::from(()),
                 documents => Value::from(()),
@@ -208,24 +228,37 @@ impl ChatTemplate {
     }
 }
 
+/// What the functions given to the engine return.
+type Engine<T> = std::result::Result<T, minijinja::Error>;
+
 /// An error of the template engine as one line; it may quote the template.
 fn refused(error: &minijinja::Error) -> Error {
-    let mut what: String = error.to_string().chars().take(300).flat_map(char::escape_debug).collect();
+    let mut what: String = error
+        .to_string()
+        .chars()
+        .take(300)
+        .flat_map(char::escape_debug)
+        .collect();
     // Quotes are common in these messages and harmless.
     what = what.replace("\\\"", "\"").replace("\\'", "'");
     let fix = match error.kind() {
         ErrorKind::OutOfFuel => "the template or the conversation is too large: start a new one",
-        ErrorKind::InvalidOperation => "change the messages, or use `tritone run`, which needs no template",
+        ErrorKind::InvalidOperation => {
+            "change the messages, or use `tritone run`, which needs no template"
+        }
         _ => "use `tritone run`, which needs no template, or another file",
     };
-    Error::Template { what, fix: fix.into() }
+    Error::Template {
+        what,
+        fix: fix.into(),
+    }
 }
 
 fn fail(kind: ErrorKind, message: String) -> minijinja::Error {
     minijinja::Error::new(kind, message)
 }
 
-fn raise_exception(message: String) -> Result<Value, minijinja::Error> {
+fn raise_exception(message: String) -> Engine<Value> {
     Err(fail(ErrorKind::InvalidOperation, message))
 }
 
@@ -233,15 +266,20 @@ fn raise_exception(message: String) -> Result<Value, minijinja::Error> {
 ///
 /// The engine charges a method only for what it returns, so whatever may be larger than its arguments goes through the
 /// engine's own filters, which pay before they allocate, and the rest pays for its input first.
-fn python_method(state: &mut State, value: &Value, method: &str, args: &[Value]) -> Result<Value, minijinja::Error> {
+fn python_method(state: &mut State, value: &Value, method: &str, args: &[Value]) -> Engine<Value> {
     let unknown = || {
-        let what = format!("{} has no method {method} for these arguments", value.kind());
+        let what = format!(
+            "{} has no method {method} for these arguments",
+            value.kind()
+        );
         Err(fail(ErrorKind::UnknownMethod, what))
     };
     match (value.kind(), value.as_str()) {
         (ValueKind::Map, _) => {}
         (_, Some(text)) => match (method, args) {
-            ("join", [items]) => return state.apply_filter("join", &[items.clone(), value.clone()]),
+            ("join", [items]) => {
+                return state.apply_filter("join", &[items.clone(), value.clone()]);
+            }
             ("replace", [old, new]) => {
                 return state.apply_filter("replace", &[value.clone(), old.clone(), new.clone()]);
             }
@@ -256,13 +294,31 @@ fn python_method(state: &mut State, value: &Value, method: &str, args: &[Value])
 }
 
 const MONTHS: [&str; 12] = [
-    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
     "December",
 ];
-const DAYS: [&str; 7] = ["Thursday", "Friday", "Saturday", "Sunday", "Monday", "Tuesday", "Wednesday"];
+const DAYS: [&str; 7] = [
+    "Thursday",
+    "Friday",
+    "Saturday",
+    "Sunday",
+    "Monday",
+    "Tuesday",
+    "Wednesday",
+];
 
 /// Python's `strftime` for the codes that templates use, in UTC. `seconds` are since 1970.
-fn strftime(format: &str, seconds: u64) -> Result<String, minijinja::Error> {
+fn strftime(format: &str, seconds: u64) -> Engine<String> {
     let (days, second) = (seconds / 86_400, seconds % 86_400);
     let (year, month, day) = civil(days);
     let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
@@ -278,7 +334,13 @@ fn strftime(format: &str, seconds: u64) -> Result<String, minijinja::Error> {
         if !padded {
             code = chars.next();
         }
-        let two = |n: u64| if padded { format!("{n:02}") } else { n.to_string() };
+        let two = |n: u64| {
+            if padded {
+                format!("{n:02}")
+            } else {
+                n.to_string()
+            }
+        };
         let (month_name, day_name) = (MONTHS[month as usize - 1], DAYS[(days % 7) as usize]);
         out += &match code {
             Some('Y') => year.to_string(),
@@ -295,7 +357,12 @@ fn strftime(format: &str, seconds: u64) -> Result<String, minijinja::Error> {
             Some('A') => day_name.into(),
             Some('a') => day_name[..3].into(),
             Some('%') => "%".into(),
-            _ => return Err(fail(ErrorKind::InvalidOperation, format!("strftime_now does not know a code in {format:?}"))),
+            _ => {
+                return Err(fail(
+                    ErrorKind::InvalidOperation,
+                    format!("strftime_now does not know a code in {format:?}"),
+                ));
+            }
         };
     }
     Ok(out)
@@ -312,8 +379,16 @@ fn civil(days: u64) -> (u64, u64, u64) {
     let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
     let day = day - (365 * year + year / 4 - year / 100);
     let from_march = (5 * day + 2) / 153;
-    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
-    (era * 400 + year + u64::from(month <= 2), month, day - (153 * from_march + 2) / 5 + 1)
+    let month = if from_march < 10 {
+        from_march + 3
+    } else {
+        from_march - 9
+    };
+    (
+        era * 400 + year + u64::from(month <= 2),
+        month,
+        day - (153 * from_march + 2) / 5 + 1,
+    )
 }
 
 #[cfg(test)]
@@ -322,10 +397,20 @@ mod tests {
 
     #[test]
     fn dates() {
-        let all = |seconds| strftime("%Y-%m-%d %H:%M:%S %a %A %b %B %-d %y %I %p %%", seconds).unwrap();
-        assert_eq!(all(0), "1970-01-01 00:00:00 Thu Thursday Jan January 1 70 12 AM %");
-        assert_eq!(all(951_782_400 + 13 * 3600 + 61), "2000-02-29 13:01:01 Tue Tuesday Feb February 29 00 01 PM %");
-        assert_eq!(all(1_721_952_000), "2024-07-26 00:00:00 Fri Friday Jul July 26 24 12 AM %");
+        let all =
+            |seconds| strftime("%Y-%m-%d %H:%M:%S %a %A %b %B %-d %y %I %p %%", seconds).unwrap();
+        assert_eq!(
+            all(0),
+            "1970-01-01 00:00:00 Thu Thursday Jan January 1 70 12 AM %"
+        );
+        assert_eq!(
+            all(951_782_400 + 13 * 3600 + 61),
+            "2000-02-29 13:01:01 Tue Tuesday Feb February 29 00 01 PM %"
+        );
+        assert_eq!(
+            all(1_721_952_000),
+            "2024-07-26 00:00:00 Fri Friday Jul July 26 24 12 AM %"
+        );
         assert!(strftime("%Q", 0).is_err() && strftime("%", 0).is_err());
     }
 

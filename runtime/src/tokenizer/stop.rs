@@ -29,7 +29,11 @@ pub enum StopError {
 
 impl From<StopError> for Error {
     fn from(error: StopError) -> Self {
-        Error::InvalidOption { option: "a stop string", value: "refused".into(), rule: error.to_string() }
+        Error::InvalidOption {
+            option: "a stop string",
+            value: "refused".into(),
+            rule: error.to_string(),
+        }
     }
 }
 
