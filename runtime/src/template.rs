@@ -3,7 +3,8 @@
 //! A model file carries its form as a Jinja program (`tokenizer.chat_template`); published ones are written for Python's
 //! Jinja2, so the string methods of Python, `raise_exception` and `strftime_now` are there too. The program is untrusted. It
 //! cannot read anything but what it is given, and a budget of fuel, paid for every step and for every 64 bytes made, bounds
-//! its time and memory; the length of its source and its depth are limited as well.
+//! its time and memory; the length of its source and its depth are limited as well, and it runs on a thread with a stack of its own and a
+//! deadline.
 //!
 //! A file without a template gets a known form, chosen by architecture and vocabulary.
 
@@ -11,16 +12,25 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Value, ValueKind};
 use minijinja::{Environment, ErrorKind, State, context};
 use minijinja_contrib::pycompat;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
 use crate::tokenizer::Tokenizer;
 
-/// Longest template in bytes; the longest published ones have some 20 KB.
-const MAX_SOURCE: usize = 256 << 10;
-/// Steps, and units of 64 bytes: about a second and 64 MB at worst. A conversation of 1 MB takes a tenth of it.
-const FUEL: u64 = 1_000_000;
+/// Longest template in bytes; the longest published ones have some 20 KB. Compiling takes quadratic time at worst.
+const MAX_SOURCE: usize = 32 << 10;
+/// Steps, and units of 64 bytes of data, that a conversation may cost: this at least, and its own size many times over.
+const FUEL: u64 = 30_000;
+const FUEL_PER_MESSAGE: u64 = 500;
+/// A unit pays for 64 bytes, so each byte of the messages may be copied some twenty times.
+const BYTES_PER_FUEL: u64 = 3;
+/// The engine walks programs and values recursively. The worst that the limits here admit fitted in 32 MiB.
+const STACK: usize = 64 << 20;
+/// The last resort, for what the engine does not charge: joining lists, and compiling one very long expression. A sound
+/// template takes milliseconds.
+const DEADLINE: Duration = Duration::from_secs(3);
 /// Nested macro calls and blocks.
 const MAX_DEPTH: usize = 50;
 const NAME: &str = "chat_template";
@@ -140,7 +150,7 @@ impl ChatTemplate {
     /// Compiles a template. `bos` and `eos` are what it sees as `bos_token` and `eos_token`.
     ///
     /// # Errors
-    /// A source that is longer than 256 KiB or does not compile.
+    /// A source that is longer than 32 KiB or does not compile.
     pub fn new(source: &str, bos: &str, eos: &str) -> Result<Self> {
         if source.len() > MAX_SOURCE {
             return Err(Error::Template {
@@ -157,7 +167,6 @@ impl ChatTemplate {
                 .build()
                 .map_err(|error| refused(&error))?,
         );
-        environment.set_fuel(Some(FUEL));
         environment.set_recursion_limit(MAX_DEPTH);
         environment.set_debug(false);
         environment.set_unknown_method_callback(python_method);
@@ -168,9 +177,11 @@ impl ChatTemplate {
                 .map_or(0, |time| time.as_secs());
             strftime(&format, now)
         });
-        environment
-            .add_template_owned(NAME, source.to_owned())
-            .map_err(|error| refused(&error))?;
+        let source = source.to_owned();
+        let environment = on_deep_stack(move || {
+            environment.add_template_owned(NAME, source)?;
+            Ok(environment)
+        })?;
         Ok(Self {
             environment,
             bos: bos.into(),
@@ -185,25 +196,28 @@ impl ChatTemplate {
     /// # Errors
     /// What the template raises (some refuse a system message, or two of one role in a row), and a budget that is used up.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
+        let bytes = messages
+            .iter()
+            .map(|m| m.content.len() + m.role.len())
+            .sum::<usize>() as u64;
+        let fuel = FUEL + FUEL_PER_MESSAGE * messages.len() as u64 + bytes / BYTES_PER_FUEL;
         let messages: Vec<Value> = messages
             .iter()
             .map(|message| context! { role => message.role.as_str(), content => message.content.as_str() })
             .collect();
-        let template = self
-            .environment
-            .get_template(NAME)
-            .map_err(|error| refused(&error))?;
-        template
-            .render(context! {
-                messages,
-                add_generation_prompt,
-                bos_token => self.bos.as_str(),
-                eos_token => self.eos.as_str(),
-                // Templates ask whether these are none rather than whether they are there.
-                tools => Value::from(()),
-                documents => Value::from(()),
-            })
-            .map_err(|error| refused(&error))
+        let given = context! {
+            messages,
+            add_generation_prompt,
+            bos_token => self.bos.as_str(),
+            eos_token => self.eos.as_str(),
+            // Templates ask whether these are none rather than whether they are there.
+            tools => Value::from(()),
+            documents => Value::from(()),
+        };
+        // Cheap: a clone shares the compiled template.
+        let mut environment = self.environment.clone();
+        environment.set_fuel(Some(fuel));
+        on_deep_stack(move || environment.get_template(NAME)?.render(given))
     }
 
     /// The known form that stands in for a template of the file's own, if it has none.
@@ -230,6 +244,33 @@ impl ChatTemplate {
 
 /// What the functions given to the engine return.
 type Engine<T> = std::result::Result<T, minijinja::Error>;
+
+/// Runs the engine on a thread with a stack that no admissible template exhausts, and waits no longer than the deadline.
+/// A thread that is late is abandoned: it ends with the process or with the fuel.
+fn on_deep_stack<T: Send + 'static>(
+    work: impl FnOnce() -> Engine<T> + Send + 'static,
+) -> Result<T> {
+    let failed = |what: String| Error::Template {
+        what,
+        fix: "use `tritone run`, which needs no template, or another file".into(),
+    };
+    let (send, receive) = mpsc::sync_channel(1);
+    std::thread::Builder::new()
+        .name("chat template".into())
+        .stack_size(STACK)
+        .spawn(move || send.send(work()))
+        .map_err(|error| failed(format!("a thread for it could not be started: {error}")))?;
+    match receive.recv_timeout(DEADLINE) {
+        Ok(result) => result.map_err(|error| refused(&error)),
+        Err(RecvTimeoutError::Timeout) => Err(failed(format!(
+            "it is not done after {} seconds",
+            DEADLINE.as_secs()
+        ))),
+        Err(RecvTimeoutError::Disconnected) => {
+            Err(failed("the template engine failed on it".into()))
+        }
+    }
+}
 
 /// An error of the template engine as one line; it may quote the template.
 fn refused(error: &minijinja::Error) -> Error {

@@ -98,7 +98,7 @@ fn what_published_templates_use() {
              {{ 'abc'.startswith('ab') }}|{{ 'abc'.endswith(('x', 'c')) }}|{{ 'a-b'.replace('-', '+') }}|\
              {{ ', '.join(['a', 'b']) }}|{{ 'ab'.upper() }}|{{ 'user'.capitalize() }}|{{ 'ab'.title() }}"
         ),
-        "aaxxa|b|true|true|a+b|a, b|AB|User|Ab"
+        "aaxxa|b|True|True|a+b|a, b|AB|User|Ab"
     );
     assert_eq!(
         render(
@@ -118,13 +118,13 @@ fn what_published_templates_use() {
         render(
             "{% macro tag(name) %}<{{ name }}>{% endmacro %}{{ tag('a') }}{{ tools is none }}{{ nothing is defined }}{{ messages[0].content is string }}"
         ),
-        "<a>truefalsetrue"
+        "<a>TrueFalseTrue"
     );
     assert_eq!(
         render(
             "{{ 'x' if add_generation_prompt else 'y' }}{{ (1, 2)[0] }}{{ 7 % 2 == 1 }}{{ nothing }}"
         ),
-        "x1true"
+        "x1True"
     );
     let year: u32 = render("{{ strftime_now('%Y') }}").parse().unwrap();
     assert!((2024..3000).contains(&year));
@@ -146,13 +146,23 @@ fn templates_that_are_wrong() {
     ] {
         refusal(source);
     }
-    assert!(refusal(&" ".repeat(300 << 10)).contains("262144"));
+    assert!(refusal(&" ".repeat(300 << 10)).contains("32768"));
+}
+
+#[test]
+fn a_deadline_ends_what_fuel_does_not() {
+    // One expression of 16,000 operators: the compiler takes quadratic time.
+    let message = refusal(&format!("{{{{ x{} }}}}", "~x".repeat(16_000)));
+    assert!(
+        message.contains("not done after") || message.contains("fuel"),
+        "{message}"
+    );
 }
 
 #[test]
 fn hostile_templates_end_soon() {
-    let deep = format!("{{{{ {}1{} }}}}", "(".repeat(50_000), ")".repeat(50_000));
-    let long_chain = format!("{{{{ 1{} }}}}", " + 1".repeat(50_000));
+    let deep = format!("{{{{ {}1{} }}}}", "(".repeat(10_000), ")".repeat(10_000));
+    let long_chain = format!("{{{{ 1{} }}}}", " + 1".repeat(7_000));
     // Long, not deep: allowed to work, but it must not overflow the stack.
     let _ =
         ChatTemplate::new(&long_chain, "", "").and_then(|template| template.render(&talk(), true));
@@ -161,10 +171,11 @@ fn hostile_templates_end_soon() {
         "{% for a in range(100000) %}{% for b in range(100000) %}{% endfor %}{% endfor %}",
         "{% for a in range(100000000000) %}{% endfor %}",
         "{% set ns = namespace(s='xxxxxxxx') %}{% for i in range(60) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}",
-        "{% set ns = namespace(s=[1]) %}{% for i in range(60) %}{% set ns.s = ns.s + ns.s %}{% endfor %}",
         "{% set ns = namespace(s=['a']) %}{% for i in range(60) %}{% set ns.s = [ns.s, ns.s] %}{% endfor %}{{ ns.s }}",
         "{% set ns = namespace(s=['a']) %}{% for i in range(60) %}{% set ns.s = [ns.s, ns.s] %}{% endfor %}{{ ns.s | tojson }}",
         "{% set ns = namespace(s=['a']) %}{% for i in range(60) %}{% set ns.s = [ns.s, ns.s] %}{% endfor %}{{ ','.join(ns.s) }}",
+        "{% set ns = namespace(s=[1]) %}{% for i in range(90000) %}{% set ns.s = ns.s[::1] %}{% endfor %}{{ ns.s }}",
+        "{% set ns = namespace(s=[1]) %}{% for i in range(90000) %}{% set ns.s = [ns.s] %}{% endfor %}{{ ns.s }}",
         "{{ 'x' * 1000000000 }}",
         "{{ ('x' * 30000) * 30000 }}",
         "{{ [1] * 1000000000 }}",
