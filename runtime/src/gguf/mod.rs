@@ -10,6 +10,7 @@
 
 mod dequant;
 mod parse;
+mod summary;
 mod tensor;
 mod ternary;
 mod types;
@@ -18,6 +19,7 @@ mod writer;
 
 pub use crate::mmap::{ByteView, Bytes};
 pub use dequant::dequantize_row;
+pub use summary::{KeySummary, Summary, TensorSummary};
 pub use tensor::Tensor;
 pub use ternary::TernaryTensor;
 pub use types::TensorType;

@@ -283,7 +283,7 @@ impl Placement<'_> {
             }
         };
         let (rows, cols) = (raw.weights / raw.dims[0], raw.dims[0]);
-        let Some(size) = ty.tensor_bytes(rows, cols) else {
+        if !cols.is_multiple_of(ty.block_weights()) {
             let what = format!(
                 "rows of {cols} weights cannot be cut in the blocks of {} that type {} has",
                 ty.block_weights(),
@@ -294,6 +294,10 @@ impl Placement<'_> {
                 what,
                 "convert the model with a type that fits its shapes",
             ));
+        }
+        let Some(size) = ty.tensor_bytes(rows, cols) else {
+            let what = format!("the tensor's dimensions {:?} are impossible", raw.dims);
+            return Err(cut_short(self.at(index), what));
         };
         if size as u64 <= span {
             return Ok((ty, size));
@@ -328,7 +332,7 @@ impl Placement<'_> {
         let raw = &self.header.tensors[index];
         let (rows, cols) = (raw.weights / raw.dims[0], raw.dims[0]);
         let needed = TensorType::I2S.tensor_bytes(rows, cols);
-        let is_last = raw.offset + self.spans[index] == self.data_len;
+        let is_last = raw.offset.saturating_add(self.spans[index]) >= self.data_len;
         // The last tensor may be cut short, or have something behind it.
         if needed.is_none() || self.fits(index, TensorType::I2S) {
             return Ok(());

@@ -117,7 +117,8 @@ impl TensorType {
         )
     }
 
-    /// Bytes of one row of `cols` weights, or nothing if `cols` is no whole number of blocks.
+    /// Bytes of one row of `cols` weights, or nothing if `cols` is no whole number of
+    /// blocks or the size overflows.
     pub fn row_bytes(self, cols: usize) -> Option<usize> {
         if !cols.is_multiple_of(self.block_weights()) {
             return None;
