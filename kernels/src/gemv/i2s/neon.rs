@@ -7,38 +7,22 @@
 //! ```
 //!
 //! 1. A stored code is trit + 1, so the products' sum is too large by the activations' sum, which
-//!    `prepare` computes once. The unused code 3 thereby counts as +2, its total meaning.
+//!    `super::scalar::prepare` computes once. The unused code 3 thereby counts as +2, its total meaning.
 //! 2. Byte `k` holds the weights `k`, `k+32`, `k+64`, `k+96`: one shift of a register gives sixteen
 //!    consecutive weights, and the activations stay in their own order.
 //! 3. A product is at most `3 * 128 = 384`. Each 16-bit lane takes eight products per 128 weights,
 //!    and is widened after [`WIDEN`] = 8 times 128 weights: `8 * 8 * 384 = 24,576`.
 
+use super::scalar::activations;
 use crate::format::Geometry;
+use crate::format::i2s::TILE_ROWS;
+use crate::gemv::{sums_at, vector};
 use crate::line::Line;
 use core::arch::aarch64::*;
 use core::ops::Range;
 
-/// Rows of a tile.
-const ROWS: usize = 16;
 /// Groups of 128 weights summed in 16 bits.
 const WIDEN: usize = 8;
-
-/// The codes, and one line whose first four bytes are their sum.
-pub(crate) fn prepared_lines(geometry: &Geometry) -> usize {
-    geometry.cols / 64 + 1
-}
-
-/// Copies the codes and adds them up.
-#[target_feature(enable = "neon")]
-pub(crate) fn prepare(geometry: &Geometry, codes: &[i8], out: &mut [Line]) {
-    assert_eq!(codes.len(), geometry.cols);
-    assert_eq!(out.len(), prepared_lines(geometry));
-    let (copy, last) = bytemuck::cast_slice_mut::<Line, i8>(out).split_at_mut(codes.len());
-    copy.copy_from_slice(codes);
-    last.fill(0);
-    let sum: i32 = codes.iter().map(|&c| i32::from(c)).sum();
-    last[..4].copy_from_slice(&sum.to_le_bytes().map(u8::cast_signed));
-}
 
 /// See [`crate::kernel::RunFn`].
 #[target_feature(enable = "neon")]
@@ -51,28 +35,24 @@ pub(crate) fn run(
     out: &mut [i32],
 ) {
     let row_bytes = geometry.cols / 4;
-    let lines = prepared_lines(geometry);
-    assert_eq!(prepared.len(), n_vectors * lines);
-    assert_eq!(out.len(), n_vectors * tiles.len() * ROWS);
-    let n_tiles = tiles.len();
-    for (index, tile) in tiles.enumerate() {
-        for row in 0..ROWS {
-            let at = tile * ROWS + row;
-            let weights = (at < geometry.rows).then(|| &data[at * row_bytes..][..row_bytes]);
-            for vector in 0..n_vectors {
-                let codes = &prepared[vector * lines..][..lines];
-                out[(vector * n_tiles + index) * ROWS + row] =
-                    weights.map_or(0, |weights| row_sum(weights, codes));
+    for (t, tile) in tiles.clone().enumerate() {
+        let rows = geometry.rows_of(tile..tile + 1);
+        for v in 0..n_vectors {
+            let (codes, total) = activations(vector(prepared, n_vectors, v), geometry.cols);
+            let sums = &mut out[sums_at(geometry, tiles.len(), v, t, 0)..][..TILE_ROWS];
+            sums.fill(0);
+            for (row, sum) in rows.clone().zip(sums) {
+                *sum = row_sum(&data[row * row_bytes..][..row_bytes], codes) - total;
             }
         }
     }
 }
 
-/// One row times one prepared vector.
+/// One row times the activations, weights counting 0 to 3.
 #[target_feature(enable = "neon")]
-fn row_sum(weights: &[u8], prepared: &[Line]) -> i32 {
+fn row_sum(weights: &[u8], codes: &[i8]) -> i32 {
     let (weights, _) = weights.as_chunks::<32>();
-    let (codes, last) = bytemuck::cast_slice::<Line, i8>(prepared).as_chunks::<128>();
+    let (codes, _) = codes.as_chunks::<128>();
     let mut total = vdupq_n_s32(0);
     for (weights, codes) in weights.chunks(WIDEN).zip(codes.chunks(WIDEN)) {
         let mut sums = [vdupq_n_s16(0); 2];
@@ -89,8 +69,7 @@ fn row_sum(weights: &[u8], prepared: &[Line]) -> i32 {
         }
         total = vpadalq_s16(vpadalq_s16(total, sums[0]), sums[1]);
     }
-    let activations = i32::from_le_bytes([0, 1, 2, 3].map(|i| last[i].cast_unsigned()));
-    vaddvq_s32(total) - activations
+    vaddvq_s32(total)
 }
 
 /// `sums += (weights & 3) * codes[at..at + 16]`

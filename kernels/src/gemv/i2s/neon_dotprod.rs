@@ -7,41 +7,25 @@
 //! ```
 //!
 //! 1. `sdot` multiplies signed bytes; the codes 0..=3 are the same number signed or not. They are
-//!    trit + 1, so the activations' sum, computed once by `prepare`, is taken off at the end; the
+//!    trit + 1, so the activations' sum, computed once by `super::scalar::prepare`, is taken off at the end; the
 //!    unused code 3 thereby counts as +2, its total meaning.
-//! 2. Four products of at most `3 * 128` are added to a 32-bit lane: exact for every row
-//!    length below five million, and beyond it modulo 2^32, where the true sum still fits.
+//! 2. Four products of at most `3 * 128` are added to a 32-bit lane: with at most 2^18
+//!    columns (`format::MAX_COLS`) the sum is below 2^27.
 //! 3. Four rows share each load of activations. Rows past the matrix's last one are not read.
 //!
 //! `sdot` is written in assembly because its intrinsic is not stable yet.
 
+use super::scalar::activations;
 use crate::format::Geometry;
+use crate::format::i2s::TILE_ROWS;
+use crate::gemv::{sums_at, vector};
 use crate::line::Line;
 use core::arch::aarch64::*;
 use core::arch::asm;
 use core::ops::Range;
 
-/// Rows of a tile.
-const ROWS: usize = 16;
 /// Rows that share a pass over the activations.
 const TOGETHER: usize = 4;
-
-/// The codes, and one line whose first four bytes are their sum.
-pub(crate) fn prepared_lines(geometry: &Geometry) -> usize {
-    geometry.cols / 64 + 1
-}
-
-/// Copies the codes and adds them up.
-#[target_feature(enable = "neon,dotprod")]
-pub(crate) fn prepare(geometry: &Geometry, codes: &[i8], out: &mut [Line]) {
-    assert_eq!(codes.len(), geometry.cols);
-    assert_eq!(out.len(), prepared_lines(geometry));
-    let (copy, last) = bytemuck::cast_slice_mut::<Line, i8>(out).split_at_mut(codes.len());
-    copy.copy_from_slice(codes);
-    last.fill(0);
-    let sum: i32 = codes.iter().map(|&c| i32::from(c)).sum();
-    last[..4].copy_from_slice(&sum.to_le_bytes().map(u8::cast_signed));
-}
 
 /// See [`crate::kernel::RunFn`].
 #[target_feature(enable = "neon,dotprod")]
@@ -54,25 +38,22 @@ pub(crate) fn run(
     out: &mut [i32],
 ) {
     let row_bytes = geometry.cols / 4;
-    let lines = prepared_lines(geometry);
-    assert_eq!(prepared.len(), n_vectors * lines);
-    assert_eq!(out.len(), n_vectors * tiles.len() * ROWS);
-    let n_tiles = tiles.len();
-    for (index, tile) in tiles.enumerate() {
-        for row in (0..ROWS).step_by(TOGETHER) {
-            let at = tile * ROWS + row;
-            let present = geometry.rows.saturating_sub(at).min(TOGETHER);
-            let weights = &data[at.min(geometry.rows) * row_bytes..][..present * row_bytes];
-            for vector in 0..n_vectors {
-                let codes = &prepared[vector * lines..][..lines];
-                let sums = &mut out[(vector * n_tiles + index) * ROWS + row..][..TOGETHER];
-                if present == TOGETHER {
+    for (t, tile) in tiles.clone().enumerate() {
+        let rows = geometry.rows_of(tile..tile + 1);
+        let weights = &data[rows.start * row_bytes..rows.end * row_bytes];
+        for v in 0..n_vectors {
+            let (codes, total) = activations(vector(prepared, n_vectors, v), geometry.cols);
+            let sums = &mut out[sums_at(geometry, tiles.len(), v, t, 0)..][..TILE_ROWS];
+            sums.fill(0);
+            let fours = weights.chunks(TOGETHER * row_bytes);
+            for (weights, sums) in fours.zip(sums.as_chunks_mut::<TOGETHER>().0) {
+                if weights.len() == TOGETHER * row_bytes {
                     let rows = [0, 1, 2, 3].map(|i| &weights[i * row_bytes..][..row_bytes]);
-                    sums.copy_from_slice(&row_sums(rows, codes));
+                    *sums = row_sums(rows, codes).map(|sum| sum - total);
                 } else {
-                    sums.fill(0);
-                    for (sum, row) in sums.iter_mut().zip(weights.chunks_exact(row_bytes)) {
-                        [*sum] = row_sums([row], codes);
+                    for (row, sum) in weights.chunks_exact(row_bytes).zip(sums) {
+                        let [products] = row_sums([row], codes);
+                        *sum = products - total;
                     }
                 }
             }
@@ -80,11 +61,11 @@ pub(crate) fn run(
     }
 }
 
-/// `N` rows times one prepared vector.
+/// `N` rows times the activations, weights counting 0 to 3.
 #[target_feature(enable = "neon,dotprod")]
-fn row_sums<const N: usize>(rows: [&[u8]; N], prepared: &[Line]) -> [i32; N] {
+fn row_sums<const N: usize>(rows: [&[u8]; N], codes: &[i8]) -> [i32; N] {
     let rows = rows.map(|row| row.as_chunks::<32>().0);
-    let (codes, last) = bytemuck::cast_slice::<Line, i8>(prepared).as_chunks::<128>();
+    let (codes, _) = codes.as_chunks::<128>();
     let mut sums = [[vdupq_n_s32(0); 2]; N];
     for (i, codes) in codes.iter().enumerate() {
         let (codes, _) = codes.as_chunks::<16>();
@@ -104,12 +85,7 @@ fn row_sums<const N: usize>(rows: [&[u8]; N], prepared: &[Line]) -> [i32; N] {
             }
         }
     }
-    let activations = i32::from_le_bytes([0, 1, 2, 3].map(|i| last[i].cast_unsigned()));
-    let mut out = [0; N];
-    for (out, [first, second]) in out.iter_mut().zip(sums) {
-        *out = vaddvq_s32(vaddq_s32(first, second)) - activations;
-    }
-    out
+    sums.map(|[first, second]| vaddvq_s32(vaddq_s32(first, second)))
 }
 
 /// `sums[i] += a[4i] * b[4i] + .. + a[4i + 3] * b[4i + 3]`

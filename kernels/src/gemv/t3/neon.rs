@@ -24,14 +24,12 @@
 //! split sums are what keeps it exact here.
 
 use crate::format::Geometry;
+use crate::format::t3::{PLANE, SUPER, TILE_ROWS, digits, groups};
+use crate::gemv::{sums_at, tile_block, vector};
 use crate::line::Line;
 use core::arch::aarch64::*;
 use core::ops::Range;
 
-/// Rows of a tile.
-const ROWS: usize = 32;
-/// Groups that share a sign plane.
-const SUPER: usize = 8;
 /// Groups summed in 16 bits; a multiple of [`SUPER`].
 const WIDEN: usize = 80;
 /// Low bytes, then high bytes, of one group's 16 sums.
@@ -39,40 +37,31 @@ type Table = [u8; 32];
 
 /// `DIGITS[i][k]` is trit `i` of nibble `k`; the codes 14 and 15 stand for no weight at all.
 const DIGITS: [[i16; 16]; 3] = {
-    let mut digits = [[0; 16]; 3];
+    let mut table = [[0; 16]; 3];
     let mut k = 0;
     while k < 14 {
-        let mut rest = k as i16;
+        let trits = digits(k as i8);
         let mut i = 0;
         while i < 3 {
-            let digit = (rest + 1) % 3 - 1;
-            digits[i][k] = digit;
-            rest = (rest - digit) / 3;
+            table[i][k] = trits[i] as i16;
             i += 1;
         }
         k += 1;
     }
-    digits
+    table
 };
 
-/// Groups of a block: whole pairs, since two groups share a byte.
-fn groups(geometry: &Geometry) -> usize {
-    geometry.block.div_ceil(3).next_multiple_of(2)
-}
-
-/// Two lines hold the tables of four groups; a block has an even number of groups.
+/// Two tables fill a line, and a block has an even number of groups.
 pub(crate) fn prepared_lines(geometry: &Geometry) -> usize {
-    geometry.cols / geometry.block * groups(geometry) / 2
+    geometry.n_blocks() * geometry.groups() / 2
 }
 
 /// Writes the table of every group, block after block; groups past the end of a block get zeros.
 #[target_feature(enable = "neon")]
 pub(crate) fn prepare(geometry: &Geometry, codes: &[i8], out: &mut [Line]) {
-    assert_eq!(codes.len(), geometry.cols);
-    assert_eq!(out.len(), prepared_lines(geometry));
     let tables: &mut [Table] = bytemuck::cast_slice_mut(out);
     let blocks = codes.chunks_exact(geometry.block);
-    for (codes, tables) in blocks.zip(tables.chunks_exact_mut(groups(geometry))) {
+    for (codes, tables) in blocks.zip(tables.chunks_exact_mut(groups(geometry.block))) {
         for (g, table) in tables.iter_mut().enumerate() {
             let code = |i: usize| codes.get(3 * g + i).map_or(0, |&c| i16::from(c));
             let (a, b, c) = (code(0), code(1), code(2));
@@ -95,34 +84,26 @@ pub(crate) fn run(
     n_vectors: usize,
     out: &mut [i32],
 ) {
-    let n_blocks = geometry.cols / geometry.block;
-    let groups = groups(geometry);
-    let planes_per_block = groups.div_ceil(SUPER) + groups / 2;
-    let tables: &[Table] = bytemuck::cast_slice(prepared);
-    assert_eq!(tables.len(), n_vectors * n_blocks * groups);
-    assert_eq!(out.len(), n_vectors * tiles.len() * n_blocks * ROWS);
-    let (planes, _) = data.as_chunks::<ROWS>();
-    let (out, _) = out.as_chunks_mut::<ROWS>();
-
-    let first = tiles.start * n_blocks;
-    let n_outputs = tiles.len() * n_blocks;
-    for index in 0..n_outputs {
-        let at = (first + index) * planes_per_block;
-        let planes = &planes[at..at + planes_per_block];
-        let block = index % n_blocks;
-        for vector in 0..n_vectors {
-            let at = (vector * n_blocks + block) * groups;
-            out[vector * n_outputs + index] = block_sums(planes, &tables[at..at + groups]);
+    let groups = geometry.groups();
+    for (t, tile) in tiles.clone().enumerate() {
+        for b in 0..geometry.n_blocks() {
+            let (planes, _) = tile_block(geometry, data, tile, b).as_chunks::<PLANE>();
+            for v in 0..n_vectors {
+                let tables: &[Table] = bytemuck::cast_slice(vector(prepared, n_vectors, v));
+                let sums = block_sums(planes, &tables[b * groups..][..groups]);
+                let at = sums_at(geometry, tiles.len(), v, t, b);
+                out[at..at + TILE_ROWS].copy_from_slice(&sums);
+            }
         }
     }
 }
 
 /// Sums of the 32 rows over one block.
 #[target_feature(enable = "neon")]
-fn block_sums(mut planes: &[[u8; ROWS]], tables: &[Table]) -> [i32; ROWS] {
-    let mut totals = [vdupq_n_s32(0); ROWS / 4];
+fn block_sums(mut planes: &[[u8; PLANE]], tables: &[Table]) -> [i32; TILE_ROWS] {
+    let mut totals = [vdupq_n_s32(0); TILE_ROWS / 4];
     for tables in tables.chunks(WIDEN) {
-        let mut sums = [vdupq_n_u16(0); ROWS / 8];
+        let mut sums = [vdupq_n_u16(0); TILE_ROWS / 8];
         let (whole, short) = tables.as_chunks::<SUPER>();
         for tables in whole {
             let (these, rest) = planes.split_at(1 + SUPER / 2);
@@ -130,9 +111,7 @@ fn block_sums(mut planes: &[[u8; ROWS]], tables: &[Table]) -> [i32; ROWS] {
             planes = rest;
         }
         if !short.is_empty() {
-            let (these, rest) = planes.split_at(1 + short.len() / 2);
-            super_group(these, short, &mut sums);
-            planes = rest;
+            super_group(planes, short, &mut sums);
         }
         for (i, &sum) in sums.iter().enumerate() {
             let sum = vreinterpretq_s16_u16(sum);
@@ -140,7 +119,7 @@ fn block_sums(mut planes: &[[u8; ROWS]], tables: &[Table]) -> [i32; ROWS] {
             totals[2 * i + 1] = vaddw_high_s16(totals[2 * i + 1], sum);
         }
     }
-    let mut out = [0; ROWS];
+    let mut out = [0; TILE_ROWS];
     let (quads, _) = out.as_chunks_mut::<4>();
     for (quad, &total) in quads.iter_mut().zip(&totals) {
         // SAFETY: the store writes 16 bytes, and `quad` is four i32 that we borrow mutably; it
@@ -153,7 +132,7 @@ fn block_sums(mut planes: &[[u8; ROWS]], tables: &[Table]) -> [i32; ROWS] {
 /// Adds one super-group: `planes` is the sign plane and a nibble plane for each pair of tables.
 #[inline]
 #[target_feature(enable = "neon")]
-fn super_group(planes: &[[u8; ROWS]], tables: &[Table], sums: &mut [uint16x8_t; ROWS / 8]) {
+fn super_group(planes: &[[u8; PLANE]], tables: &[Table], sums: &mut [uint16x8_t; TILE_ROWS / 8]) {
     let (signs, nibbles) = (&planes[0], &planes[1..]);
     let signs = [load(signs, 0), load(signs, 16)];
     let mut high = [vdupq_n_s8(0); 2];

@@ -25,16 +25,16 @@
 //! sums.
 
 use crate::format::Geometry;
+use crate::format::t5::{GROUP, MAX_VALUE, TABLE, TILE_ROWS};
+use crate::gemv::{sums_at, tile_block, vector};
 use crate::line::Line;
 use core::arch::aarch64::*;
 use core::ops::Range;
 
-/// Rows of a tile.
-const ROWS: usize = 64;
 /// Groups summed in 16 bits, with high bytes in 8 bits.
 const WIDEN: usize = 42;
 /// 128 low bytes, then 128 high bytes, of one group's sums.
-type Table = [u8; 256];
+type Table = [u8; 2 * TABLE];
 const LINES_PER_TABLE: usize = size_of::<Table>() / size_of::<Line>();
 
 /// `DIGITS[i][l + 13]` is trit `i` of `l`, for `l` in -13..=13; the five last entries are unused.
@@ -50,25 +50,19 @@ const DIGITS: [[i16; 32]; 3] = {
     digits
 };
 
-fn groups(geometry: &Geometry) -> usize {
-    geometry.block.div_ceil(5)
-}
-
 /// One table for each group of each block.
 pub(crate) fn prepared_lines(geometry: &Geometry) -> usize {
-    geometry.cols / geometry.block * groups(geometry) * LINES_PER_TABLE
+    geometry.n_blocks() * geometry.groups() * LINES_PER_TABLE
 }
 
 /// Writes the table of every group, block after block; columns past the end of a block count 0.
 #[target_feature(enable = "neon")]
 pub(crate) fn prepare(geometry: &Geometry, codes: &[i8], out: &mut [Line]) {
-    assert_eq!(codes.len(), geometry.cols);
-    assert_eq!(out.len(), prepared_lines(geometry));
     let tables: &mut [Table] = bytemuck::cast_slice_mut(out);
     let blocks = codes.chunks_exact(geometry.block);
-    for (codes, tables) in blocks.zip(tables.chunks_exact_mut(groups(geometry))) {
-        for (codes, table) in codes.chunks(5).zip(tables) {
-            let mut five = [0; 5];
+    for (codes, tables) in blocks.zip(tables.chunks_exact_mut(geometry.groups())) {
+        for (codes, table) in codes.chunks(GROUP).zip(tables) {
+            let mut five = [0; GROUP];
             for (to, &code) in five.iter_mut().zip(codes) {
                 *to = i16::from(code);
             }
@@ -79,23 +73,24 @@ pub(crate) fn prepare(geometry: &Geometry, codes: &[i8], out: &mut [Line]) {
 
 /// The sums of one group.
 #[target_feature(enable = "neon")]
-fn write_table(codes: [i16; 5], table: &mut Table) {
+fn write_table(codes: [i16; GROUP], table: &mut Table) {
     let mut run = [0; 32];
     for (at, sum) in run.iter_mut().enumerate() {
         *sum = DIGITS[0][at] * codes[0] + DIGITS[1][at] * codes[1] + DIGITS[2][at] * codes[2];
     }
     let [_, _, _, c, d] = codes;
-    // Entry k lies at k + 13. A run writes 32 sums of which 27 count; the next one overwrites the
+    // Entry k lies at `FIRST + k`. A run writes 32 sums of which 27 count; the next one overwrites the
     // rest, and the last one's rest are the entries 122..=127, which must be 0.
-    let mut sums = [0; 144];
+    const FIRST: usize = 13;
+    let mut sums = [0; FIRST + TABLE];
     for (h, add) in [0, c, d - c, d, d + c].into_iter().enumerate() {
         for (sum, low) in sums[27 * h..27 * h + 32].iter_mut().zip(run) {
             *sum = low + add;
         }
     }
-    sums[13 + 122..].fill(0);
-    let (low, high) = table.split_at_mut(128);
-    for ((low, high), sum) in low.iter_mut().zip(high).zip(&sums[13..13 + 128]) {
+    sums[FIRST + MAX_VALUE as usize + 1..].fill(0);
+    let (low, high) = table.split_at_mut(TABLE);
+    for ((low, high), sum) in low.iter_mut().zip(high).zip(&sums[FIRST..]) {
         [*low, *high] = sum.to_le_bytes();
     }
 }
@@ -110,37 +105,30 @@ pub(crate) fn run(
     n_vectors: usize,
     out: &mut [i32],
 ) {
-    let n_blocks = geometry.cols / geometry.block;
-    let groups = groups(geometry);
-    let tables: &[Table] = bytemuck::cast_slice(prepared);
-    assert_eq!(tables.len(), n_vectors * n_blocks * groups);
-    assert_eq!(out.len(), n_vectors * tiles.len() * n_blocks * ROWS);
-    let (weights, _) = data.as_chunks::<ROWS>();
-    let (out, _) = out.as_chunks_mut::<ROWS>();
-
-    let first = tiles.start * n_blocks;
-    let n_outputs = tiles.len() * n_blocks;
-    for index in 0..n_outputs {
-        let at = (first + index) * groups;
-        let weights = &weights[at..at + groups];
-        let block = index % n_blocks;
-        for vector in 0..n_vectors {
-            let at = (vector * n_blocks + block) * groups;
-            out[vector * n_outputs + index] = block_sums(weights, &tables[at..at + groups]);
+    let groups = geometry.groups();
+    for (t, tile) in tiles.clone().enumerate() {
+        for b in 0..geometry.n_blocks() {
+            let (weights, _) = tile_block(geometry, data, tile, b).as_chunks::<TILE_ROWS>();
+            for v in 0..n_vectors {
+                let tables: &[Table] = bytemuck::cast_slice(vector(prepared, n_vectors, v));
+                let sums = block_sums(weights, &tables[b * groups..][..groups]);
+                let at = sums_at(geometry, tiles.len(), v, t, b);
+                out[at..at + TILE_ROWS].copy_from_slice(&sums);
+            }
         }
     }
 }
 
 /// Sums of the 64 rows over one block.
 #[target_feature(enable = "neon")]
-fn block_sums(weights: &[[u8; ROWS]], tables: &[Table]) -> [i32; ROWS] {
-    let mut totals = [0; ROWS];
+fn block_sums(weights: &[[u8; TILE_ROWS]], tables: &[Table]) -> [i32; TILE_ROWS] {
+    let mut totals = [0; TILE_ROWS];
     for (weights, tables) in weights.chunks(WIDEN).zip(tables.chunks(WIDEN)) {
-        let mut low = [vdupq_n_u16(0); ROWS / 8];
-        let mut high = [vdupq_n_s8(0); ROWS / 16];
-        let mut negatives = [vdupq_n_u8(0); ROWS / 16];
+        let mut low = [vdupq_n_u16(0); TILE_ROWS / 8];
+        let mut high = [vdupq_n_s8(0); TILE_ROWS / 16];
+        let mut negatives = [vdupq_n_u8(0); TILE_ROWS / 16];
         for (weights, table) in weights.iter().zip(tables) {
-            let (low_bytes, high_bytes) = table.split_at(128);
+            let (low_bytes, high_bytes) = table.split_at(TABLE);
             let (low_table, high_table) = (load_table(low_bytes), load_table(high_bytes));
             let (weights, _) = weights.as_chunks::<16>();
             for (r, weights) in weights.iter().enumerate() {
