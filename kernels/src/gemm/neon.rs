@@ -31,8 +31,7 @@ pub(crate) fn run(
         n_vectors,
         out,
         |codes, activations, sums| {
-            // SAFETY: `dot` needs NEON, which this function itself is only called with.
-            unsafe { dot(codes, activations, sums) }
+            dot(codes, activations, sums);
         },
     );
 }

@@ -32,8 +32,7 @@ pub(crate) fn run(
         n_vectors,
         out,
         |codes, activations, sums| {
-            // SAFETY: `dot` needs `dotprod`, which this function itself is only called with.
-            unsafe { dot(codes, activations, sums) }
+            dot(codes, activations, sums);
         },
     );
 }
