@@ -1,17 +1,18 @@
 """Writes a checkpoint as GGUF: ternary matrices in I2_S, embedding in F16, norms in F32.
 
     python export.py --run runs/story --checkpoint final.pt --out ../../models/story.gguf
+
+With several checkpoints the mean of their weights is written.
 """
 
 import argparse
 import json
 from pathlib import Path
 
-import torch
-
 from gguf_file import ALIGNMENT, F16, F32, I2_S, pack_i2s, write
 from model import Shape, ternary
 from prepare import SPECIAL
+from train import load
 
 NORMAL, CONTROL = 1, 3
 FILE_TYPE_I2_S = 40
@@ -61,7 +62,7 @@ def shape_metadata(shape, seen):
 
 
 def tensor(name, value):
-    value = value.float().cpu()
+    value = value.float()
     if name == "token_embd.weight":
         return name, value.shape, F16, value.half().numpy().tobytes()
     if value.dim() == 1:
@@ -73,10 +74,10 @@ def tensor(name, value):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--run", required=True, type=Path)
-    parser.add_argument("--checkpoint", default="final.pt", help="a file in the run's folder")
+    parser.add_argument("--checkpoint", nargs="+", default=["final.pt"], help="files in the run's folder")
     parser.add_argument("--out", required=True, type=Path)
     args = parser.parse_args()
-    state = torch.load(args.run / args.checkpoint, map_location="cpu", weights_only=True)
+    state = load([args.run / name for name in args.checkpoint], "cpu")
     metadata = shape_metadata(Shape(**state["shape"]), state["seen"])
     metadata |= tokenizer_metadata(args.run / "tokenizer.json")
     args.out.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
 """The story model: BitNet b1.58 in the 2B-4T architecture, small, quantisation-aware.
 
-Shapes: 8 layers of width 384, feed-forward 1024 with relu^2, 6 query heads and 2 key/value heads of
-64, norms before the output projection and before down, tied embedding.
+Grouped-query attention, relu^2 in the feed-forward layer, a norm before the output projection and
+another before down, embedding tied to the head. `Shape` gives the full size, 12.6 M ternary weights.
 """
 
 from dataclasses import asdict, dataclass
@@ -34,27 +34,77 @@ def ternary(w):
     return (w / scale).round().clamp(-1, 1), scale
 
 
-def int8_activations(x):
-    """Activations rounded as the engine rounds them: one absmax scale per token."""
-    scale = 127.0 / x.abs().amax(dim=-1, keepdim=True).clamp(min=1e-5)
-    return (x * scale).round().clamp(-128, 127) / scale
+class Ternary(torch.autograd.Function):
+    """The ternary weight on the way forward, the identity on the way back."""
+
+    @staticmethod
+    def forward(ctx, w):
+        trits, scale = ternary(w)
+        return trits * scale
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad
+
+
+class Int8(torch.autograd.Function):
+    """Activations rounded as the engine rounds them, one absmax scale per token; identity back.
+
+    |x| * (127 / max) is at most 127 but for the last bit, so rounding alone stays in range.
+    """
+
+    @staticmethod
+    def forward(ctx, x):
+        top = torch.maximum(x.amax(-1, keepdim=True), -x.amin(-1, keepdim=True)).clamp_(min=1e-5)
+        return (x * (127.0 / top)).round_().mul_(top / 127.0)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad
 
 
 class BitLinear(nn.Linear):
     """A linear layer with ternary weights and int8 activations, straight-through gradients."""
 
-    quantize = True
-
     def __init__(self, n_in, n_out):
         super().__init__(n_in, n_out, bias=False)
 
-    def forward(self, x):
-        w = self.weight
-        if self.quantize:
-            x = x + (int8_activations(x) - x).detach()
-            trits, scale = ternary(w)
-            w = w + (trits * scale - w).detach()
-        return F.linear(x, w)
+
+def project(x, layers, quantize):
+    """`x` through several layers that share one rounding of the activations and one product."""
+    weights = [layer.weight for layer in layers]
+    if quantize:
+        x, weights = Int8.apply(x), [Ternary.apply(w) for w in weights]
+    y = F.linear(x, torch.cat(weights) if len(weights) > 1 else weights[0])
+    return y.split([layer.out_features for layer in layers], dim=-1)
+
+
+class HeadLoss(torch.autograd.Function):
+    """Mean cross-entropy of `softmax(h @ w.T)`, in slices so that the logits stay in cache.
+
+    The gradients are made on the way forward, while each slice is at hand.
+    """
+
+    @staticmethod
+    def forward(ctx, h, w, targets, rows=384):
+        n, loss = len(h), 0.0
+        grad_h, grad_w = torch.empty_like(h), torch.zeros_like(w)
+        for start in range(0, n, rows):
+            at = slice(start, start + rows)
+            p, goal = (h[at] @ w.T).float(), targets[at, None]
+            log_z = p.logsumexp(-1, keepdim=True)
+            loss += (log_z - p.gather(1, goal)).sum()
+            p = p.sub_(log_z).exp_()
+            p.scatter_add_(1, goal, torch.full_like(log_z, -1.0)).div_(n)
+            grad_h[at] = p @ w
+            grad_w.addmm_(p.T, h[at])
+        ctx.save_for_backward(grad_h, grad_w)
+        return loss / n
+
+    @staticmethod
+    def backward(ctx, grad):
+        grad_h, grad_w = ctx.saved_tensors
+        return grad_h * grad, grad_w * grad, None, None
 
 
 class RMSNorm(nn.Module):
@@ -64,7 +114,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x):
-        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps) * self.weight
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
 
 
 def rope_tables(shape, length, device):
@@ -98,25 +148,24 @@ class Block(nn.Module):
         self.ffn_sub_norm = RMSNorm(s.ffn, s.eps)
         self.ffn_down = BitLinear(s.ffn, s.hidden)
 
-    def forward(self, x, cos, sin):
+    def forward(self, x, cos, sin, quantize):
         s = self.s
         b, t, _ = x.shape
-        h = self.attn_norm(x)
 
         def heads(y, n):
             return y.view(b, t, n, s.head_dim).transpose(1, 2)
 
-        q = rotate(heads(self.attn_q(h), s.heads), cos, sin)
-        k = rotate(heads(self.attn_k(h), s.kv_heads), cos, sin)
-        v = heads(self.attn_v(h), s.kv_heads)
+        q, k, v = project(self.attn_norm(x), (self.attn_q, self.attn_k, self.attn_v), quantize)
+        q, k = rotate(heads(q, s.heads), cos, sin), rotate(heads(k, s.kv_heads), cos, sin)
+        v = heads(v, s.kv_heads)
         group = s.heads // s.kv_heads
         k, v = (y.repeat_interleave(group, dim=1) for y in (k, v))
         a = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         a = a.transpose(1, 2).reshape(b, t, s.heads * s.head_dim)
-        x = x + self.attn_output(self.attn_sub_norm(a))
-        h = self.ffn_norm(x)
-        h = F.relu(self.ffn_gate(h)).square() * self.ffn_up(h)
-        return x + self.ffn_down(self.ffn_sub_norm(h))
+        x = x + project(self.attn_sub_norm(a), (self.attn_output,), quantize)[0]
+        gate, up = project(self.ffn_norm(x), (self.ffn_gate, self.ffn_up), quantize)
+        h = F.relu(gate).square() * up
+        return x + project(self.ffn_sub_norm(h), (self.ffn_down,), quantize)[0]
 
 
 class StoryModel(nn.Module):
@@ -134,21 +183,16 @@ class StoryModel(nn.Module):
             for layer in (block.attn_output, block.ffn_down):
                 layer.weight.data /= (2 * shape.layers) ** 0.5
 
-    def set_quantize(self, on):
-        for module in self.modules():
-            if isinstance(module, BitLinear):
-                module.quantize = on
-
-    def hidden(self, ids):
+    def hidden(self, ids, quantize):
         cos, sin = rope_tables(self.shape, ids.shape[1], ids.device)
         x = self.token_embd(ids)
         for block in self.blk:
-            x = block(x, cos, sin)
+            x = block(x, cos, sin, quantize)
         return self.output_norm(x)
 
-    def logits(self, ids):
-        return F.linear(self.hidden(ids), self.token_embd.weight)
-
-    def loss(self, ids, targets):
-        logits = self.logits(ids)
-        return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+    def loss(self, ids, targets, quantize=True):
+        """Mean cross-entropy per token, in nats."""
+        h, w, y = self.hidden(ids, quantize).flatten(0, 1), self.token_embd.weight, targets.flatten()
+        if h.is_cuda:
+            return F.cross_entropy(F.linear(h, w).float(), y)
+        return HeadLoss.apply(h.float(), w, y)

@@ -66,8 +66,8 @@ def main():
     tokenizer.save(str(args.out / "tokenizer.json"))
     for name, path in [("train", args.corpus), ("heldout", args.heldout)]:
         ids, starts = encode(tokenizer, path)
-        np.savez(args.out / f"{name}.npz", ids=ids, starts=starts)
         size = sum(len(story.encode()) for story in stories(path))
+        np.savez(args.out / f"{name}.npz", ids=ids, starts=starts, bytes=size)
         print(json.dumps({"part": name, "stories": len(starts), "tokens": len(ids), "bytes": size}))
 
 

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 import evaluate
 import export
+import train
 from gguf_file import I2_S, Reader, pack_i2s, unpack_i2s, write
-from model import Shape, StoryModel, ternary
-from train import orthogonalize
+from model import HeadLoss, Shape, StoryModel, ternary
 
 SMALL = Shape(vocab=512, layers=2, hidden=128, ffn=256, heads=2, kv_heads=1, context=64)
 
@@ -64,11 +65,40 @@ class Export(unittest.TestCase):
         self.assertLess(abs(ours - model.loss(x, y).item()), 2e-3 * ours)
 
 
+class Head(unittest.TestCase):
+    def test_sliced_loss_has_the_gradients_of_the_plain_one(self):
+        torch.manual_seed(5)
+        h, w, y = torch.randn(1000, 32), torch.randn(64, 32), torch.randint(0, 64, (1000,))
+        results = []
+        for loss in (HeadLoss.apply, lambda h, w, y: F.cross_entropy(h @ w.T, y)):
+            a, b = h.clone().requires_grad_(), w.clone().requires_grad_()
+            value = loss(a, b, y)
+            (2 * value).backward()
+            results.append((value.detach(), a.grad, b.grad))
+        for ours, plain in zip(*results):
+            self.assertLess((ours - plain).abs().max().item(), 1e-5 * plain.abs().max().item() + 1e-9)
+
+
+class Stream(unittest.TestCase):
+    def test_position_is_enough_to_go_on(self):
+        ids = np.arange(1000, dtype=np.uint16)
+        data = {"ids": ids, "starts": np.arange(0, 1000, 100)}
+        one, other = train.Stream(data), train.Stream(data)
+        for _ in range(9):
+            one.batch(4, 32)
+        self.assertEqual(one.epoch, 1)
+        other.seek(one.epoch, one.at)
+        for a, b in zip(one.batch(4, 32), other.batch(4, 32)):
+            self.assertTrue((a == b).all())
+        x, y = one.batch(1, 32)
+        self.assertTrue((x[0, 1:] == y[0, :-1]).all())
+
+
 class Muon(unittest.TestCase):
     def test_singular_values_come_near_one(self):
         torch.manual_seed(4)
         for shape in [(2, 64, 64), (1, 96, 32), (1, 32, 96)]:
-            values = torch.linalg.svdvals(orthogonalize(torch.randn(shape), 5))
+            values = torch.linalg.svdvals(train.orthogonalize(torch.randn(shape), 5))
             self.assertGreater(values.max().item(), 0.7)
             self.assertLess(values.max().item(), 1.3)
             self.assertGreater(values.median().item(), 0.6)
