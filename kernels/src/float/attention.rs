@@ -11,7 +11,7 @@
 //! `score[j] = sum over d of query[d] * key[d][j]`, in order from `+0.0`, then times the scale.
 //! Values are stored as `[key][dimension]`, so that lanes are different dimensions:
 //! `out[d] = sum over j of p[j] * value[j][d]`, in order from `+0.0`. Neither needs a tree. The
-//! sum of `p` runs in 32 lanes (see `lanes`), the maximum is the same in any order.
+//! sum of `p` and the maximum run in 32 lanes (see `lanes`).
 //!
 //! **Several queries.** Query heads that share a key head share the conversion of keys and values
 //! to `f32`. Four queries by 16 lanes, two by 32 and one by 32 are compiled apart: eight AVX2

@@ -62,7 +62,7 @@ fn zip(a: Unit, b: Unit, f: impl Fn(f32, f32) -> f32) -> Unit {
     core::array::from_fn(|j| f(a[j], b[j]))
 }
 
-/// Applies a function of two bytes lane by lane.
+/// Applies a conversion of sixteen bits lane by lane.
 #[inline(always)]
 fn widen_with(halves: &HalfUnit, f: impl Fn(u16) -> f32) -> Unit {
     core::array::from_fn(|j| f(u16::from_le_bytes([halves[2 * j], halves[2 * j + 1]])))

@@ -6,17 +6,33 @@ extern crate std;
 mod attention;
 
 use super::*;
-use crate::isa::Isa;
+use crate::isa::{Detected, Isa, Level};
 use proptest::prelude::*;
 use std::vec;
 use std::vec::Vec;
 
-/// The scalar instance, and the best one of this machine.
+/// The levels that have an instance of their own.
+const LEVELS: [Level; 4] = [Level::Scalar, Level::Avx2, Level::Avx512, Level::Neon];
+
+/// Every instance that this machine can run.
 fn instances() -> Vec<FloatKernels> {
-    vec![
-        FloatKernels::new(Isa::scalar()),
-        FloatKernels::new(Isa::detect()),
-    ]
+    let isas = LEVELS.map(|level| Isa::with_level(level, Detected::here()));
+    isas.into_iter().flatten().map(FloatKernels::new).collect()
+}
+
+#[test]
+fn levels_that_are_skipped_are_named_and_may_be_required() {
+    let required = std::env::var("TRITONE_REQUIRE").unwrap_or_default();
+    let names: Vec<_> = instances().iter().map(FloatKernels::name).collect();
+    for level in LEVELS {
+        if !names.contains(&level.name()) {
+            std::println!("skipped: no {level} on this machine");
+            assert_ne!(required, level.name(), "TRITONE_REQUIRE asks for it");
+        }
+    }
+    assert_eq!(names[0], "scalar");
+    let best = FloatKernels::new(Isa::detect());
+    assert_eq!(Some(&best.name()), names.last());
 }
 
 /// Lengths around the edges of lanes, key blocks and registers.
