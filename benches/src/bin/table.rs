@@ -1,0 +1,79 @@
+//! Compares the kernels of this processor on one core: `table [ROWS COLS [ROUNDS]]`.
+//!
+//! The kernels take turns, so that another process's load or a change of clock meets all of them
+//! alike, and the median round of each counts. Criterion, which measures one after the other, is the
+//! better tool on a quiet machine.
+
+use std::hint::black_box;
+use std::process::ExitCode;
+use std::time::Instant;
+use tritone_benches::{LARGE, Place, Product};
+use tritone_kernels::isa::Level;
+use tritone_kernels::kernel::Operation;
+use tritone_kernels::testing::runnable_kernels;
+
+/// Vectors of the batched rows.
+const BATCH: usize = 16;
+
+struct Row {
+    name: String,
+    product: Product,
+    seconds: Vec<f64>,
+}
+
+fn main() -> ExitCode {
+    let numbers: Option<Vec<usize>> = std::env::args().skip(1).map(|argument| argument.parse().ok()).collect();
+    let (shape, rounds) = match numbers.as_deref() {
+        Some([]) => (LARGE[1], 101),
+        Some(&[rows, cols]) => ((rows, cols), 101),
+        Some(&[rows, cols, rounds]) if rounds > 0 => ((rows, cols), rounds),
+        _ => {
+            eprintln!("usage: table [ROWS COLS [ROUNDS]]");
+            return ExitCode::FAILURE;
+        }
+    };
+    println!("{} x {}, median of {rounds} rounds, one core\n", shape.0, shape.1);
+    println!("| kernel | vectors | weights in | us | GB/s of weights | GMAC/s |");
+    println!("|---|---:|---|---:|---:|---:|");
+    compare(shape, rounds, Operation::Gemv, 1, Place::Cache);
+    compare(shape, rounds, Operation::Gemv, 1, Place::Memory);
+    compare(shape, rounds.div_ceil(8), Operation::Gemv, BATCH, Place::Cache);
+    compare(shape, rounds.div_ceil(8), Operation::Gemm, BATCH, Place::Cache);
+    ExitCode::SUCCESS
+}
+
+fn compare(shape: (usize, usize), rounds: usize, operation: Operation, n_vectors: usize, place: Place) {
+    let kernels = runnable_kernels().into_iter();
+    let mut rows: Vec<Row> = kernels
+        .filter(|kernel| kernel.operation == operation && kernel.level != Level::Scalar)
+        .map(|kernel| Row {
+            name: kernel.name.to_owned(),
+            product: Product::new(kernel, shape, n_vectors, place),
+            seconds: Vec::with_capacity(rounds),
+        })
+        .collect();
+    for _ in 0..rounds {
+        for row in &mut rows {
+            if place == Place::Cache {
+                // The others have been here since; this brings the weights back.
+                black_box(row.product.multiply());
+            }
+            let start = Instant::now();
+            black_box(row.product.multiply());
+            row.seconds.push(start.elapsed().as_secs_f64());
+        }
+    }
+    for row in &mut rows {
+        row.seconds.sort_by(f64::total_cmp);
+        let seconds = row.seconds[rounds / 2];
+        let (bytes, macs) = (row.product.bytes() as f64, row.product.macs() as f64);
+        println!(
+            "| {} | {n_vectors} | {} | {:.0} | {:.1} | {:.1} |",
+            row.name,
+            place.name(),
+            seconds * 1e6,
+            bytes / seconds / 1e9,
+            macs / seconds / 1e9
+        );
+    }
+}
