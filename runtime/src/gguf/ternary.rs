@@ -1,0 +1,374 @@
+//! Ternary tensors as trits and scales, whatever their packing.
+//!
+//! | type | weights | scale | packing of a block |
+//! |---|---|---|---|
+//! | I2_S | 128 | one f32 for the tensor, after the weights | 32 bytes; bits 7-6, 5-4, 3-2, 1-0 of byte `k` are weights `k`, `k+32`, `k+64`, `k+96` |
+//! | TQ1_0 | 256 | f16 at byte 52 | five trits a byte, see [`tq1_0`] |
+//! | TQ2_0 | 256 | f16 at byte 64 | per half: bits `2n`, `2n+1` of byte `m` are weight `m + 32n` |
+//! | Q2_0 | 64 or 128 | f16 at byte 0 | four a byte, in order, low bits first |
+//! | PQ2_0 | 128 | f16 at byte 0 | as Q2_0 |
+//!
+//! Two-bit codes are the trit plus one. Code 3 is no trit: it is found by `code & code >> 1` over
+//! whole rows, without a branch per weight, and refused.
+
+use super::dequant::half_at;
+use super::tensor::Tensor;
+use super::types::{I2S_TRAILER, TensorType};
+use crate::error::{Error, Place, Result};
+use crate::mmap::ByteView;
+
+const DAMAGED: &str = "the file is damaged or in another layout, download it again";
+
+/// A ternary matrix of `rows x cols`: weight (r, c) is `trit(r, c) * scale(r, c / block)`.
+#[derive(Debug, Clone)]
+pub struct TernaryTensor {
+    tensor_type: TensorType,
+    rows: usize,
+    cols: usize,
+    /// Bytes of packed weights of a row, scales included.
+    row_bytes: usize,
+    data: ByteView,
+    /// The scale of an I2_S tensor.
+    scale: f32,
+    place: Place,
+}
+
+impl TernaryTensor {
+    pub(crate) fn new(tensor: &Tensor) -> Result<Self> {
+        let tensor_type = tensor.tensor_type();
+        if !tensor_type.is_ternary() {
+            return Err(Error::Unsupported {
+                at: Box::new(tensor.place()),
+                what: format!(
+                    "the tensor has type {}, but ternary weights are needed here",
+                    tensor_type.name()
+                ),
+                fix: "convert the model to I2_S, TQ1_0, TQ2_0 or Q2_0".into(),
+            });
+        }
+        let (rows, cols) = (tensor.rows(), tensor.cols());
+        let mut ternary = Self {
+            tensor_type,
+            rows,
+            cols,
+            row_bytes: tensor_type
+                .row_bytes(cols)
+                .expect("checked when the file was opened"),
+            data: tensor.data().clone(),
+            scale: 0.0,
+            place: tensor.place(),
+        };
+        if tensor_type == TensorType::I2S {
+            let at = ternary.data.len() - I2S_TRAILER;
+            let bytes = ternary.data[at..].first_chunk().expect("the trailer");
+            ternary.scale =
+                ternary.finite(f32::from_le_bytes(*bytes), || "of the tensor".into())?;
+        }
+        Ok(ternary)
+    }
+
+    /// How the weights are packed.
+    pub fn tensor_type(&self) -> TensorType {
+        self.tensor_type
+    }
+
+    /// Rows of the matrix.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Columns of the matrix.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Weights of a row that share a scale; the whole row for I2_S.
+    pub fn block(&self) -> usize {
+        match self.tensor_type {
+            TensorType::I2S => self.cols,
+            other => other.block_weights(),
+        }
+    }
+
+    /// Scales of a row.
+    pub fn blocks_per_row(&self) -> usize {
+        self.cols / self.block()
+    }
+
+    /// The one scale of an I2_S tensor, a multiplier; nothing for types with scales per block.
+    pub fn tensor_scale(&self) -> Option<f32> {
+        (self.tensor_type == TensorType::I2S).then_some(self.scale)
+    }
+
+    /// The packed weights of an I2_S tensor without its scale: `rows * cols / 4` bytes, as the
+    /// kernels read them in place. Codes are not checked, see [`TernaryTensor::check`].
+    pub fn i2s(&self) -> Option<ByteView> {
+        if self.tensor_type != TensorType::I2S {
+            return None;
+        }
+        self.data.view(0..self.data.len() - I2S_TRAILER)
+    }
+
+    /// Writes the trits of row `row`, each -1, 0 or +1, to `out`, which has `cols` elements.
+    ///
+    /// # Errors
+    ///
+    /// `Malformed` if the row holds a code that is no trit.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such row or `out` has another length.
+    pub fn row_trits(&self, row: usize, out: &mut [i8]) -> Result<()> {
+        assert_eq!(out.len(), self.cols);
+        let bytes = self.row(row);
+        self.check_row(row, bytes)?;
+        match self.tensor_type {
+            TensorType::I2S => decode(bytes, out, i2s),
+            TensorType::Tq1_0 => decode(bytes, out, tq1_0),
+            TensorType::Tq2_0 => decode(bytes, out, tq2_0),
+            TensorType::Q2_0 => decode(bytes, out, q2_0::<18, 64>),
+            _ => decode(bytes, out, q2_0::<34, 128>),
+        }
+        Ok(())
+    }
+
+    /// The scale of block `block` of row `row`.
+    ///
+    /// # Errors
+    ///
+    /// `Malformed` if it is not finite.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such row or block.
+    pub fn scale(&self, row: usize, block: usize) -> Result<f32> {
+        assert!(block < self.blocks_per_row());
+        if let Some(scale) = self.tensor_scale() {
+            return Ok(scale);
+        }
+        let size = self.tensor_type.block_bytes();
+        let bytes = &self.row(row)[block * size..][..size];
+        let at = match self.tensor_type {
+            TensorType::Tq1_0 | TensorType::Tq2_0 => size - 2,
+            _ => 0,
+        };
+        self.finite(half_at(bytes, at), || {
+            format!("of row {row}, block {block}")
+        })
+    }
+
+    /// Writes row `row` as floats, trit times scale, to `out`, which has `cols` elements.
+    ///
+    /// # Errors
+    ///
+    /// As [`TernaryTensor::row_trits`] and [`TernaryTensor::scale`].
+    ///
+    /// # Panics
+    ///
+    /// If there is no such row or `out` has another length.
+    pub fn dequantize_row(&self, row: usize, out: &mut [f32]) -> Result<()> {
+        let mut trits = vec![0; self.cols];
+        self.row_trits(row, &mut trits)?;
+        assert_eq!(out.len(), self.cols);
+        let size = self.block();
+        let blocks = trits.chunks_exact(size).zip(out.chunks_exact_mut(size));
+        for (block, (trits, out)) in blocks.enumerate() {
+            let scale = self.scale(row, block)?;
+            for (o, &t) in out.iter_mut().zip(trits) {
+                *o = f32::from(t) * scale;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads everything once and refuses the tensor if a code is no trit or a scale is not
+    /// finite: what `row_trits` and `scale` check, for users of [`TernaryTensor::i2s`].
+    ///
+    /// # Errors
+    ///
+    /// `Malformed`, naming the first bad row.
+    pub fn check(&self) -> Result<()> {
+        for row in 0..self.rows {
+            self.check_row(row, self.row(row))?;
+            if self.tensor_type != TensorType::I2S {
+                for block in 0..self.blocks_per_row() {
+                    self.scale(row, block)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// How many trits are 0.
+    ///
+    /// # Errors
+    ///
+    /// As [`TernaryTensor::row_trits`].
+    pub fn count_zeros(&self) -> Result<u64> {
+        let mut trits = vec![0; self.cols];
+        let mut zeros = 0;
+        for row in 0..self.rows {
+            self.row_trits(row, &mut trits)?;
+            zeros += trits.iter().filter(|&&t| t == 0).count() as u64;
+        }
+        Ok(zeros)
+    }
+
+    fn row(&self, row: usize) -> &[u8] {
+        assert!(row < self.rows);
+        &self.data[row * self.row_bytes..][..self.row_bytes]
+    }
+
+    fn finite(&self, scale: f32, which: impl Fn() -> String) -> Result<f32> {
+        if scale.is_finite() {
+            return Ok(scale);
+        }
+        Err(Error::Malformed {
+            at: Box::new(self.place.clone()),
+            what: format!("the scale {} is {scale}", which()),
+            fix: DAMAGED,
+        })
+    }
+
+    fn check_row(&self, row: usize, bytes: &[u8]) -> Result<()> {
+        let bad = match self.tensor_type {
+            TensorType::I2S => code_three(bytes),
+            // All 256 values of a byte decode to trits.
+            TensorType::Tq1_0 => false,
+            TensorType::Tq2_0 => any_block::<66>(bytes, |b| code_three(&b[..64])),
+            TensorType::Q2_0 => any_block::<18>(bytes, |b| code_three(&b[2..])),
+            _ => any_block::<34>(bytes, |b| code_three(&b[2..])),
+        };
+        if !bad {
+            return Ok(());
+        }
+        Err(Error::Malformed {
+            at: Box::new(self.place.clone()),
+            what: format!(
+                "row {row} holds the code 3, so this {} tensor is not ternary",
+                self.tensor_type.name()
+            ),
+            fix: DAMAGED,
+        })
+    }
+}
+
+fn any_block<const N: usize>(bytes: &[u8], bad: impl Fn(&[u8; N]) -> bool) -> bool {
+    bytes
+        .as_chunks()
+        .0
+        .iter()
+        .fold(false, |any, b| any | bad(b))
+}
+
+/// Whether one of the four codes of one of the bytes is 3.
+fn code_three(bytes: &[u8]) -> bool {
+    bytes.iter().fold(0, |any, &b| any | (b & b >> 1)) & 0x55 != 0
+}
+
+fn decode<const BYTES: usize, const WEIGHTS: usize>(
+    bytes: &[u8],
+    out: &mut [i8],
+    block: impl Fn(&[u8; BYTES], &mut [i8; WEIGHTS]),
+) {
+    let (bytes, out) = (bytes.as_chunks().0, out.as_chunks_mut().0);
+    for (b, o) in bytes.iter().zip(out) {
+        block(b, o);
+    }
+}
+
+fn i2s(bytes: &[u8; 32], out: &mut [i8; 128]) {
+    for (n, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+        for (o, &byte) in out.iter_mut().zip(bytes) {
+            *o = (byte >> (6 - 2 * n) & 3) as i8 - 1;
+        }
+    }
+}
+
+fn tq2_0(bytes: &[u8; 66], out: &mut [i8; 256]) {
+    let halves = bytes.as_chunks::<32>().0.iter();
+    for (bytes, out) in halves.zip(out.as_chunks_mut::<128>().0) {
+        for (n, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+            for (o, &byte) in out.iter_mut().zip(bytes) {
+                *o = (byte >> (2 * n) & 3) as i8 - 1;
+            }
+        }
+    }
+}
+
+fn q2_0<const BYTES: usize, const WEIGHTS: usize>(bytes: &[u8; BYTES], out: &mut [i8; WEIGHTS]) {
+    for (out, &byte) in out.as_chunks_mut::<4>().0.iter_mut().zip(&bytes[2..]) {
+        *out = FOUR[usize::from(byte)];
+    }
+}
+
+/// The four trits of a byte, low bits first.
+const FOUR: [[i8; 4]; 256] = {
+    let mut table = [[0; 4]; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let mut n = 0;
+        while n < 4 {
+            table[byte][n] = (byte >> (2 * n) & 3) as i8 - 1;
+            n += 1;
+        }
+        byte += 1;
+    }
+    table
+};
+
+/// Five trits a byte, most significant first, as a fraction: the byte is `ceil(q * 256 / 243)`, so
+/// `byte * 3^n mod 256` has the fraction that starts at digit n, and its product with 3 has the
+/// digit above the low eight bits. Bytes 0-31 hold weights 0-159, strided by 32; bytes 32-47 hold
+/// weights 160-239, strided by 16; bytes 48-51 hold weights 240-255, strided by 4, four each.
+fn tq1_0(bytes: &[u8; 54], out: &mut [i8; 256]) {
+    let (a, rest) = out.split_at_mut(160);
+    let (b, c) = rest.split_at_mut(80);
+    digits(&bytes[..32], a);
+    digits(&bytes[32..48], b);
+    digits(&bytes[48..52], c);
+}
+
+fn digits(bytes: &[u8], out: &mut [i8]) {
+    let mut power = 1_u8;
+    for out in out.chunks_exact_mut(bytes.len()) {
+        for (o, &byte) in out.iter_mut().zip(bytes) {
+            let fraction = byte.wrapping_mul(power);
+            *o = ((u16::from(fraction) * 3) >> 8) as i8 - 1;
+        }
+        power = power.wrapping_mul(3);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn five_trits_of_a_byte_come_back() {
+        for q in 0..243_u32 {
+            let byte = (q * 256).div_ceil(243) as u8;
+            let mut trits = [0; 5];
+            digits(&[byte], &mut trits);
+            let back = trits.iter().fold(0, |v, &t| v * 3 + (t + 1) as u32);
+            assert_eq!(back, q);
+        }
+    }
+
+    #[test]
+    fn every_byte_of_five_trits_is_total() {
+        for byte in 0..=255 {
+            let mut trits = [0; 5];
+            digits(&[byte], &mut trits);
+            assert!(trits.iter().all(|t| (-1..=1).contains(t)), "{byte}");
+        }
+    }
+
+    #[test]
+    fn code_three_is_found_in_every_position() {
+        for byte in 0..=255_u8 {
+            let expected = (0..4).any(|n| byte >> (2 * n) & 3 == 3);
+            assert_eq!(code_three(&[0, byte, 0]), expected, "{byte}");
+        }
+    }
+}
