@@ -1,8 +1,7 @@
 //! What a kernel is: one row of data, a name and two functions.
 
-use crate::format::Geometry;
-use crate::format::Layout;
-use crate::isa::Level;
+use crate::format::{Geometry, Layout};
+use crate::isa::{Isa, Level};
 use crate::line::Line;
 use core::ops::Range;
 
@@ -48,8 +47,8 @@ pub type RunFn = unsafe fn(
 
 /// One row of the registry.
 ///
-/// The function pointers are private to the crate: they may only be called when the CPU has
-/// `level`'s features, which `matrix::PackedMatrix` proves by holding an `isa::Isa`.
+/// The function pointers are private: they are reached only through the methods below, which take
+/// the proof that this processor has `level`.
 #[derive(Debug)]
 pub struct Kernel {
     /// The same everywhere: logs, `--kernel`, tests, criterion ids. `gemv-t5-avx512vbmi`.
@@ -65,4 +64,45 @@ pub struct Kernel {
     pub(crate) prepared_lines: PreparedLinesFn,
     pub(crate) prepare: PrepareFn,
     pub(crate) run: RunFn,
+}
+
+impl Kernel {
+    /// Lines of one prepared vector.
+    pub(crate) fn prepared_lines(&self, geometry: &Geometry) -> usize {
+        (self.prepared_lines)(geometry)
+    }
+
+    /// See [`PrepareFn`]; checks the sizes.
+    pub(crate) fn prepare(&self, isa: Isa, geometry: &Geometry, codes: &[i8], out: &mut [Line]) {
+        assert!(isa.supports(self.level), "{} can't run here", self.name);
+        assert_eq!(codes.len(), geometry.cols, "one activation for each column");
+        assert_eq!(out.len(), self.prepared_lines(geometry), "room for one prepared vector");
+        // SAFETY: the function needs the features of `self.level`; the first assertion has the
+        // proof that this processor has them.
+        unsafe { (self.prepare)(geometry, codes, out) }
+    }
+
+    /// See [`RunFn`]; checks the sizes.
+    #[allow(clippy::too_many_arguments, reason = "a kernel's inputs, as `RunFn` names them, and the proof")]
+    pub(crate) fn run(
+        &self,
+        isa: Isa,
+        geometry: &Geometry,
+        data: &[u8],
+        tiles: Range<usize>,
+        prepared: &[Line],
+        n_vectors: usize,
+        out: &mut [i32],
+    ) {
+        assert!(isa.supports(self.level), "{} can't run here", self.name);
+        assert_eq!(geometry.layout, self.layout, "the layout that the kernel reads");
+        assert_eq!(data.len(), geometry.data_len(), "a whole packed matrix");
+        assert!(tiles.start <= tiles.end && tiles.end <= geometry.n_tiles(), "tiles of this matrix");
+        assert_eq!(prepared.len(), n_vectors * self.prepared_lines(geometry), "n_vectors prepared vectors");
+        let sums = n_vectors * tiles.len() * geometry.n_blocks() * geometry.tile_rows();
+        assert_eq!(out.len(), sums, "a sum for each vector, block and row");
+        // SAFETY: the function needs the features of `self.level`; the first assertion has the
+        // proof that this processor has them.
+        unsafe { (self.run)(geometry, data, tiles, prepared, n_vectors, out) }
+    }
 }

@@ -1,1 +1,185 @@
-//! matrix
+//! A matrix bound to the kernels it runs on.
+//!
+//! [`MatrixPlan`] holds no weights: engines map, share and page them as they like, and hand in the
+//! bytes at each call, where their length is checked.
+
+use crate::format::{Geometry, GeometryError};
+use crate::isa::Isa;
+use crate::kernel::{Kernel, Operation};
+use crate::line::Line;
+use crate::registry;
+use core::fmt;
+use core::ops::Range;
+
+/// Multipliers of a matrix's trits.
+#[derive(Clone, Copy, Debug)]
+pub enum Scales<'a> {
+    /// One for the whole matrix; needs `geometry.block == geometry.cols`.
+    Tensor(f32),
+    /// One for each row and block, in the order `[tile][block][row in tile]`, rows past the last
+    /// included: neighbours are different rows, so that rows are SIMD lanes when sums are scaled.
+    Blocks(&'a [f32]),
+}
+
+/// Why a matrix can't be bound to a kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PlanError {
+    /// The shape can't be packed.
+    Geometry(GeometryError),
+    /// The kernel reads another layout or is not a GEMV kernel.
+    OtherLayout(&'static str),
+    /// The processor lacks what the kernel needs.
+    Unsupported(&'static str),
+}
+
+impl fmt::Display for PlanError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PlanError::Geometry(error) => error.fmt(f),
+            PlanError::OtherLayout(name) => write!(f, "kernel {name} is not a GEMV kernel of this matrix's layout"),
+            PlanError::Unsupported(name) => write!(f, "kernel {name} needs instructions that were not allowed or that this processor lacks"),
+        }
+    }
+}
+
+impl core::error::Error for PlanError {}
+
+/// Shape, kernels and the permission to run them.
+#[derive(Clone, Copy, Debug)]
+pub struct MatrixPlan {
+    geometry: Geometry,
+    isa: Isa,
+    gemv: &'static Kernel,
+    gemm: &'static Kernel,
+}
+
+impl MatrixPlan {
+    /// Binds a shape to the preferred kernels that `isa` allows.
+    ///
+    /// # Errors
+    /// The shape can't be packed.
+    pub fn new(geometry: Geometry, isa: Isa) -> Result<MatrixPlan, PlanError> {
+        geometry.check().map_err(PlanError::Geometry)?;
+        let select = |operation| registry::select(isa, geometry.layout, operation);
+        Ok(MatrixPlan { geometry, isa, gemv: select(Operation::Gemv), gemm: select(Operation::Gemm) })
+    }
+
+    /// The same with another kernel in place of the preferred one of its operation.
+    ///
+    /// # Errors
+    /// The kernel reads another layout, or `isa` does not allow it.
+    pub fn with_kernel(mut self, kernel: &'static Kernel) -> Result<MatrixPlan, PlanError> {
+        if kernel.layout != self.geometry.layout {
+            return Err(PlanError::OtherLayout(kernel.name));
+        }
+        if !self.isa.supports(kernel.level) {
+            return Err(PlanError::Unsupported(kernel.name));
+        }
+        match kernel.operation {
+            Operation::Gemv => self.gemv = kernel,
+            Operation::Gemm => self.gemm = kernel,
+        }
+        Ok(self)
+    }
+
+    /// The shape.
+    #[must_use]
+    pub const fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    /// The kernel that does an operation.
+    #[must_use]
+    pub const fn kernel(&self, operation: Operation) -> &'static Kernel {
+        match operation {
+            Operation::Gemv => self.gemv,
+            Operation::Gemm => self.gemm,
+        }
+    }
+
+    /// Lines of one vector prepared for `operation`.
+    #[must_use]
+    pub fn prepared_lines(&self, operation: Operation) -> usize {
+        self.kernel(operation).prepared_lines(&self.geometry)
+    }
+
+    /// Brings `cols` int8 activations into the form that `operation` reads.
+    ///
+    /// # Panics
+    /// A slice has the wrong length.
+    pub fn prepare(&self, operation: Operation, codes: &[i8], out: &mut [Line]) {
+        self.kernel(operation).prepare(self.isa, &self.geometry, codes, out);
+    }
+
+    /// Exact sums of `tiles`: `out` is `[vector][tile][block][row in tile]`.
+    ///
+    /// # Panics
+    /// A slice has the wrong length or a tile does not exist.
+    pub fn sums(
+        &self,
+        operation: Operation,
+        data: &[u8],
+        tiles: Range<usize>,
+        prepared: &[Line],
+        n_vectors: usize,
+        out: &mut [i32],
+    ) {
+        self.kernel(operation).run(self.isa, &self.geometry, data, tiles, prepared, n_vectors, out);
+    }
+
+    /// How many sums [`MatrixPlan::sums`] writes.
+    #[must_use]
+    pub fn n_sums(&self, n_tiles: usize, n_vectors: usize) -> usize {
+        n_vectors * n_tiles * self.geometry.n_blocks() * self.geometry.tile_rows()
+    }
+
+    /// Turns sums into floats: for every vector the rows of `tiles` that exist, in `y` as
+    /// `[vector][row]`. `activation_scales` is `[vector][block]`, or `[vector]` when there is one
+    /// for all blocks.
+    ///
+    /// With one scale for the matrix a row is `sum * (activation scale * weight scale)`; with a
+    /// scale for each block it is 0 plus that of each block, in order. This is the one place where
+    /// integers become floats, the same for every kernel.
+    ///
+    /// # Panics
+    /// A slice has the wrong length.
+    pub fn scale(&self, tiles: Range<usize>, sums: &[i32], scales: Scales<'_>, activation_scales: &[f32], n_vectors: usize, y: &mut [f32]) {
+        let geometry = &self.geometry;
+        let (n_blocks, tile_rows) = (geometry.n_blocks(), geometry.tile_rows());
+        let n_rows = geometry.rows_of(tiles.clone()).len();
+        assert_eq!(sums.len(), self.n_sums(tiles.len(), n_vectors), "a sum for each vector, block and row");
+        assert_eq!(y.len(), n_vectors * n_rows, "a value for each vector and row");
+        let per_vector = if activation_scales.len() == n_vectors { 1 } else { n_blocks };
+        assert_eq!(activation_scales.len(), n_vectors * per_vector, "a scale for each vector or block");
+        if n_rows == 0 {
+            return;
+        }
+        let vectors = sums.chunks_exact(tiles.len() * n_blocks * tile_rows).zip(activation_scales.chunks_exact(per_vector));
+        for ((sums, activation), y) in vectors.zip(y.chunks_exact_mut(n_rows)) {
+            let per_tile = sums.chunks_exact(n_blocks * tile_rows).zip(y.chunks_mut(tile_rows));
+            for (tile, (sums, y)) in tiles.clone().zip(per_tile) {
+                match scales {
+                    Scales::Tensor(scale) => {
+                        assert_eq!(n_blocks, 1, "one scale needs one block");
+                        let factor = activation[0] * scale;
+                        for (y, sum) in y.iter_mut().zip(sums) {
+                            *y = *sum as f32 * factor;
+                        }
+                    }
+                    Scales::Blocks(scales) => {
+                        let scales = &scales[tile * n_blocks * tile_rows..][..n_blocks * tile_rows];
+                        y.fill(0.0);
+                        let blocks = sums.chunks_exact(tile_rows).zip(scales.chunks_exact(tile_rows));
+                        for (b, (sums, scales)) in blocks.enumerate() {
+                            let activation = activation[if per_vector == 1 { 0 } else { b }];
+                            for ((y, sum), scale) in y.iter_mut().zip(sums).zip(scales) {
+                                *y += *sum as f32 * (activation * scale);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,1 +1,91 @@
-//! registry
+//! The list of kernels, the only file that names them.
+//!
+//! For each layout and operation the first row that a processor supports is preferred, so the
+//! order is a statement about speed. Measured on one core of an AVX2 machine (Zen 3), see
+//! `benches/README.md` for the figures and the command.
+
+use crate::format::Layout;
+use crate::isa::{Isa, Level};
+use crate::kernel::{Family, Kernel, Operation};
+use crate::{gemm, gemv};
+
+macro_rules! gemv {
+    ($name:literal, $layout:ident, $family:ident, $level:ident, $($module:ident)::+ $(, prepare: $($preparer:ident)::+)?) => {
+        Kernel {
+            name: $name,
+            layout: Layout::$layout,
+            operation: Operation::Gemv,
+            family: Family::$family,
+            level: Level::$level,
+            prepared_lines: gemv!(@prepare $($module)::+ $(, $($preparer)::+)?; prepared_lines),
+            prepare: gemv!(@prepare $($module)::+ $(, $($preparer)::+)?; prepare),
+            run: gemv::$($module)::+::run,
+        }
+    };
+    (@prepare $($module:ident)::+; $function:ident) => { gemv::$($module)::+::$function };
+    (@prepare $($module:ident)::+, $($preparer:ident)::+; $function:ident) => { gemv::$($preparer)::+::$function };
+}
+
+macro_rules! gemm {
+    ($name:literal, $layout:ident, $level:ident, $module:ident) => {
+        Kernel {
+            name: $name,
+            layout: Layout::$layout,
+            operation: Operation::Gemm,
+            family: Family::MultiplyAdd,
+            level: Level::$level,
+            prepared_lines: gemm::prepared_lines,
+            prepare: gemm::$module::prepare,
+            run: gemm::$module::run,
+        }
+    };
+}
+
+static KERNELS: &[Kernel] = &[
+    #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
+    gemv!("gemv-t5-avx2", T5, Lookup, Avx2, t5::avx2),
+    gemv!("gemv-t5-scalar", T5, Lookup, Scalar, t5::scalar),
+    #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
+    gemv!("gemv-t3-avx2", T3, Lookup, Avx2, t3::avx2),
+    gemv!("gemv-t3-scalar", T3, Lookup, Scalar, t3::scalar),
+    #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
+    gemv!("gemv-i2s-avx2", I2S, MultiplyAdd, Avx2, i2s::avx2, prepare: i2s::scalar),
+    gemv!("gemv-i2s-scalar", I2S, MultiplyAdd, Scalar, i2s::scalar),
+    #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
+    gemm!("gemm-t5-avx2", T5, Avx2, avx2),
+    gemm!("gemm-t5-scalar", T5, Scalar, scalar),
+    #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
+    gemm!("gemm-t3-avx2", T3, Avx2, avx2),
+    gemm!("gemm-t3-scalar", T3, Scalar, scalar),
+    #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
+    gemm!("gemm-i2s-avx2", I2S, Avx2, avx2),
+    gemm!("gemm-i2s-scalar", I2S, Scalar, scalar),
+];
+
+/// All kernels of this build, of whatever level.
+#[must_use]
+pub fn all() -> &'static [Kernel] {
+    KERNELS
+}
+
+/// The preferred kernel that `isa` allows.
+#[must_use]
+pub fn select(isa: Isa, layout: Layout, operation: Operation) -> &'static Kernel {
+    KERNELS
+        .iter()
+        .find(|kernel| kernel.layout == layout && kernel.operation == operation && isa.supports(kernel.level))
+        .expect("every layout and operation has a scalar kernel")
+}
+
+/// The kernel of this name.
+#[must_use]
+pub fn find(name: &str) -> Option<&'static Kernel> {
+    KERNELS.iter().find(|kernel| kernel.name == name)
+}
+
+/// The layout that is fastest to decode from on `isa`, for weights that have to be repacked anyway:
+/// bytes a weight decide once the weights do not fit the cache.
+#[must_use]
+pub fn preferred_layout(isa: Isa) -> Layout {
+    if isa.supports(Level::Avx512Vbmi) { Layout::T5 } else { Layout::T3 }
+}

@@ -1,1 +1,167 @@
-//! testing
+//! The naive oracle and the generators that tests, benches and fuzzing share.
+
+
+
+use crate::format::{Geometry, Layout, t5};
+use crate::isa::Isa;
+use crate::kernel::Kernel;
+use crate::line::Line;
+use crate::matrix::MatrixPlan;
+use core::ops::Range;
+use std::vec;
+use std::vec::Vec;
+
+/// A small generator (splitmix64, Steele, Lea and Flood 2014), so that a seed means the same
+/// everywhere.
+#[derive(Clone, Debug)]
+pub struct Random(u64);
+
+impl Random {
+    /// A generator whose numbers depend on the seed only.
+    #[must_use]
+    pub fn new(seed: u64) -> Random {
+        Random(seed)
+    }
+
+    /// The next 64 bits.
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ z >> 31
+    }
+
+    /// A number below `n`.
+    pub fn below(&mut self, n: usize) -> usize {
+        (self.next() % n as u64) as usize
+    }
+
+    /// `n` trits.
+    pub fn trits(&mut self, n: usize) -> Vec<i8> {
+        (0..n).map(|_| self.below(3) as i8 - 1).collect()
+    }
+
+    /// `n` bytes, all values equally likely.
+    pub fn bytes(&mut self, n: usize) -> Vec<u8> {
+        (0..n).map(|_| self.next() as u8).collect()
+    }
+
+    /// `n` activations, all values equally likely, -128 included.
+    pub fn codes(&mut self, n: usize) -> Vec<i8> {
+        (0..n).map(|_| self.next() as i8).collect()
+    }
+}
+
+/// Packs `rows x cols` trits, row-major.
+///
+/// # Panics
+/// The number of trits is not that of the shape.
+#[must_use]
+pub fn pack(geometry: &Geometry, trits: &[i8]) -> Vec<u8> {
+    assert_eq!(trits.len(), geometry.rows * geometry.cols, "rows x cols trits");
+    let mut data = vec![0; geometry.data_len()];
+    let (bodies, trailer) = data.split_at_mut(geometry.trailer_offset());
+    let mut trailers = trailer.chunks_mut(geometry.tile_trailer_bytes().max(1));
+    for (tile, body) in bodies.chunks_mut(geometry.tile_bytes()).enumerate() {
+        let rows = geometry.rows_of(tile..tile + 1);
+        let mut padded = vec![0; geometry.tile_rows() * geometry.cols];
+        padded[..rows.len() * geometry.cols].copy_from_slice(&trits[rows.start * geometry.cols..rows.end * geometry.cols]);
+        geometry.pack_tile(&padded, body, trailers.next().unwrap_or_default());
+    }
+    data
+}
+
+/// A packed matrix of arbitrary bytes: what no packing writes is in it too. Only the trailer of
+/// `t5` is made to fit.
+#[must_use]
+pub fn any_bytes(geometry: &Geometry, random: &mut Random) -> Vec<u8> {
+    let mut data = random.bytes(geometry.data_len());
+    if geometry.layout == Layout::T5 {
+        let (bodies, trailer) = data.split_at_mut(geometry.trailer_offset());
+        let trailers = trailer.chunks_exact_mut(geometry.tile_trailer_bytes());
+        for (body, trailer) in bodies.chunks_exact(geometry.tile_bytes()).zip(trailers) {
+            t5::negatives(geometry, body, trailer);
+        }
+    }
+    data
+}
+
+/// Sums by the definition: `[vector][tile][block][row in tile]`. For packed bytes that are no
+/// packing's, the weights of padding rows count too where a layout interleaves them, as every
+/// kernel reads them; of `I2S` there are none.
+#[must_use]
+pub fn naive_sums(geometry: &Geometry, data: &[u8], tiles: Range<usize>, vectors: &[Vec<i8>]) -> Vec<i32> {
+    // A matrix with all rows of the tiles, so that padding rows can be unpacked.
+    let whole = Geometry { rows: geometry.n_tiles() * geometry.tile_rows(), ..*geometry };
+    let whole = if geometry.layout == Layout::I2S { *geometry } else { whole };
+    let mut sums = Vec::new();
+    let mut row = vec![0; geometry.cols];
+    for codes in vectors {
+        for tile in tiles.clone() {
+            for b in 0..geometry.n_blocks() {
+                for r in 0..geometry.tile_rows() {
+                    let index = tile * geometry.tile_rows() + r;
+                    if index >= whole.rows {
+                        sums.push(0);
+                        continue;
+                    }
+                    whole.unpack_row(data, index, &mut row);
+                    let range = b * geometry.block..(b + 1) * geometry.block;
+                    let products = row[range.clone()].iter().zip(&codes[range]);
+                    sums.push(products.map(|(w, a)| i32::from(*w) * i32::from(*a)).sum());
+                }
+            }
+        }
+    }
+    sums
+}
+
+/// Sums as a kernel computes them.
+///
+/// # Panics
+/// The kernel can't run here or reads another layout.
+#[must_use]
+pub fn kernel_sums(kernel: &'static Kernel, isa: Isa, geometry: &Geometry, data: &[u8], tiles: Range<usize>, vectors: &[Vec<i8>]) -> Vec<i32> {
+    let plan = MatrixPlan::new(*geometry, isa).and_then(|plan| plan.with_kernel(kernel)).expect("a kernel of this layout and processor");
+    let lines = plan.prepared_lines(kernel.operation);
+    // What a kernel leaves unwritten shows.
+    let mut prepared = vec![Line([0xa5; 64]); lines * vectors.len()];
+    for (codes, out) in vectors.iter().zip(prepared.chunks_exact_mut(lines)) {
+        plan.prepare(kernel.operation, codes, out);
+    }
+    let mut out = vec![0x5a5a_5a5a; plan.n_sums(tiles.len(), vectors.len())];
+    plan.sums(kernel.operation, data, tiles, &prepared, vectors.len(), &mut out);
+    out
+}
+
+/// Asserts that a kernel gives the naive sums.
+///
+/// # Panics
+/// It does not.
+pub fn check_kernel(kernel: &'static Kernel, isa: Isa, geometry: &Geometry, data: &[u8], tiles: Range<usize>, vectors: &[Vec<i8>]) {
+    let expected = naive_sums(geometry, data, tiles.clone(), vectors);
+    let got = kernel_sums(kernel, isa, geometry, data, tiles.clone(), vectors);
+    if let Some(at) = expected.iter().zip(&got).position(|(expected, got)| expected != got) {
+        panic!("{} on {geometry:?}, tiles {tiles:?}, {} vectors: sum {at} is {}, should be {}", kernel.name, vectors.len(), got[at], expected[at]);
+    }
+}
+
+/// Kernels that this processor can run, with a line on standard error for each level that it
+/// can't. Levels named in the environment variable `TRITONE_REQUIRE` (with commas) must run.
+///
+/// # Panics
+/// A required level can't run here.
+#[must_use]
+pub fn runnable_kernels() -> Vec<&'static Kernel> {
+    let isa = Isa::detect();
+    let required = std::env::var("TRITONE_REQUIRE").unwrap_or_default();
+    for name in required.split(',').filter(|name| !name.is_empty()) {
+        let level = name.parse().unwrap_or_else(|error| panic!("TRITONE_REQUIRE names '{name}': {error}"));
+        assert!(isa.supports(level), "TRITONE_REQUIRE names {level}, which this processor can't run");
+    }
+    let (can, can_not): (Vec<_>, Vec<_>) = crate::registry::all().iter().partition(|kernel| isa.supports(kernel.level));
+    for kernel in can_not {
+        std::eprintln!("skipped: {} needs {}, which this processor lacks", kernel.name, kernel.level);
+    }
+    can
+}

@@ -1,1 +1,244 @@
-//! config
+//! The shape and the rules of a model, read from GGUF metadata.
+
+use crate::error::{Error, Result};
+use crate::gguf::Gguf;
+use std::fmt;
+
+/// The architectures that run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Architecture {
+    /// `bitnet-b1.58` and `bitnet-25`: BitNet-b1.58-2B-4T and its fine-tunes.
+    BitnetB158,
+    /// `bitnet`: bitnet_b1_58-large and -3B.
+    Bitnet,
+    /// `llama`: Llama3-8B-1.58, Falcon3-1.58bit, Falcon-E, TriLM.
+    Llama,
+    /// `qwen3`: Ternary-Bonsai.
+    Qwen3,
+}
+
+impl Architecture {
+    /// What `general.architecture` may say.
+    pub const NAMES: [&'static str; 5] = ["bitnet-b1.58", "bitnet-25", "bitnet", "llama", "qwen3"];
+
+    fn parse(name: &str) -> Result<Architecture> {
+        Ok(match name {
+            "bitnet-b1.58" | "bitnet-25" => Architecture::BitnetB158,
+            "bitnet" => Architecture::Bitnet,
+            "llama" => Architecture::Llama,
+            "qwen3" => Architecture::Qwen3,
+            other => {
+                return Err(Error::Unsupported(format!(
+                    "the model's architecture is '{}', which is not one of those that run here: {}",
+                    other.escape_debug(),
+                    Architecture::NAMES.join(", ")
+                )));
+            }
+        })
+    }
+}
+
+/// What stands between gate and up in the feed-forward block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// `relu(gate)^2 * up`
+    ReluSquared,
+    /// `silu(gate) * up`
+    Silu,
+}
+
+impl fmt::Display for Activation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Activation::ReluSquared => "relu^2",
+            Activation::Silu => "silu",
+        })
+    }
+}
+
+/// Which elements of a head the rotary embedding turns together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RopeStyle {
+    /// Element `i` with element `i + n/2`.
+    Neox,
+    /// Element `2i` with element `2i + 1`.
+    Interleaved,
+}
+
+/// How activations are scaled to int8.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ActivationScales {
+    /// One scale for a whole vector: what models trained as BitNet expect.
+    Token,
+    /// One scale for each of the weights' own blocks: what other ternary models need.
+    Block,
+}
+
+/// The hyperparameters of a model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Which family the model is of.
+    pub architecture: Architecture,
+    /// `general.architecture` as the file spells it.
+    pub architecture_name: String,
+    /// `general.name`, or empty.
+    pub name: String,
+    /// Transformer blocks.
+    pub n_layers: usize,
+    /// Width of the residual stream.
+    pub hidden: usize,
+    /// Width of the feed-forward block.
+    pub ffn: usize,
+    /// Query heads.
+    pub n_heads: usize,
+    /// Key/value heads; each serves `n_heads / n_kv_heads` query heads.
+    pub n_kv_heads: usize,
+    /// Width of one head.
+    pub head_dim: usize,
+    /// How many elements of a head are rotated.
+    pub rope_dim: usize,
+    /// Base of the rotary frequencies.
+    pub rope_theta: f32,
+    /// Positions are divided by this before they are rotated (linear RoPE scaling; 1 otherwise).
+    pub rope_scale: f32,
+    /// Which elements are rotated together.
+    pub rope_style: RopeStyle,
+    /// Added to the mean square in every norm.
+    pub rms_eps: f32,
+    /// Tokens the model was made for.
+    pub context_length: usize,
+    /// Gate function of the feed-forward block.
+    pub activation: Activation,
+    /// How many logits there are; taken from the embedding.
+    pub vocab_size: usize,
+}
+
+/// No published model comes near; more is a damaged file.
+const MAX_DIM: usize = 1 << 20;
+
+impl Config {
+    /// Reads the hyperparameters; tensors are not looked at, except the embedding's number of rows.
+    ///
+    /// # Errors
+    /// An unknown architecture, a missing key, or numbers that contradict each other.
+    pub fn from_gguf(gguf: &Gguf) -> Result<Config> {
+        let name = gguf.str("general.architecture")?;
+        let architecture = Architecture::parse(name)?;
+        let key = |suffix: &str| format!("{name}.{suffix}");
+        let size = |suffix: &str| -> Result<usize> {
+            let key = key(suffix);
+            bounded(gguf, &key, gguf.u64(&key)?)
+        };
+        let optional = |suffix: &str| -> Result<Option<usize>> {
+            let key = key(suffix);
+            gguf.u64_opt(&key)?.map(|value| bounded(gguf, &key, value)).transpose()
+        };
+
+        let n_layers = size("block_count")?;
+        let hidden = size("embedding_length")?;
+        let ffn = size("feed_forward_length")?;
+        let n_heads = size("attention.head_count")?;
+        let n_kv_heads = optional("attention.head_count_kv")?.unwrap_or(n_heads);
+        let head_dim = match optional("attention.key_length")? {
+            Some(head_dim) => head_dim,
+            None if hidden.is_multiple_of(n_heads) => hidden / n_heads,
+            None => {
+                return Err(gguf.invalid(format!(
+                    "the width {hidden} can't be divided among {n_heads} heads, and '{}' does not say how wide a head is",
+                    key("attention.key_length")
+                )));
+            }
+        };
+        if optional("attention.value_length")?.is_some_and(|length| length != head_dim) {
+            return Err(gguf.invalid(format!(
+                "keys of {head_dim} elements with values of another length are not supported"
+            )));
+        }
+        if !n_heads.is_multiple_of(n_kv_heads) {
+            return Err(gguf.invalid(format!(
+                "{n_heads} query heads can't share {n_kv_heads} key/value heads evenly"
+            )));
+        }
+        let rope_dim = optional("rope.dimension_count")?.unwrap_or(head_dim);
+        if rope_dim > head_dim || !rope_dim.is_multiple_of(2) {
+            return Err(gguf.invalid(format!(
+                "{rope_dim} elements of a head of {head_dim} are to be rotated; that must be an even number of at most {head_dim}"
+            )));
+        }
+
+        let float = |suffix: &str, default: f32| -> Result<f32> {
+            let key = key(suffix);
+            let value = gguf.f32_opt(&key)?.unwrap_or(default);
+            if !value.is_finite() || value <= 0.0 {
+                return Err(gguf.invalid(format!("'{key}' is {value}, but it must be a positive number")));
+            }
+            Ok(value)
+        };
+        let rms_eps = float("attention.layer_norm_rms_epsilon", 1e-5)?;
+        let rope_theta = float("rope.freq_base", 10000.0)?;
+        let rope_scale = match gguf.str_opt(&key("rope.scaling.type"))? {
+            None | Some("none") => 1.0,
+            Some("linear") => float("rope.scaling.factor", 1.0)?,
+            Some(other) => {
+                return Err(Error::Unsupported(format!(
+                    "{}: RoPE scaling of type '{}' is not supported; none and linear are",
+                    gguf.name(),
+                    other.escape_debug()
+                )));
+            }
+        };
+        let context_length = optional("context_length")?.unwrap_or(2048);
+        let vocab_size = gguf.tensor("token_embd.weight")?.rows();
+
+        // Converters of the older name wrote BitNet-b1.58-2B-4T as `bitnet`; its shape gives it
+        // away, and its gate is relu^2 (formats: a perplexity near 100 where 17 is right).
+        let is_2b_4t = (n_layers, hidden, ffn) == (30, 2560, 6912);
+        let activation = match architecture {
+            Architecture::BitnetB158 => Activation::ReluSquared,
+            Architecture::Bitnet if is_2b_4t => Activation::ReluSquared,
+            Architecture::Bitnet | Architecture::Llama | Architecture::Qwen3 => Activation::Silu,
+        };
+        Ok(Config {
+            architecture,
+            architecture_name: name.to_owned(),
+            name: gguf.str_opt("general.name")?.unwrap_or_default().to_owned(),
+            n_layers,
+            hidden,
+            ffn,
+            n_heads,
+            n_kv_heads,
+            head_dim,
+            rope_dim,
+            rope_theta,
+            rope_scale,
+            rope_style: match architecture {
+                Architecture::Llama => RopeStyle::Interleaved,
+                Architecture::BitnetB158 | Architecture::Bitnet | Architecture::Qwen3 => RopeStyle::Neox,
+            },
+            rms_eps,
+            context_length,
+            activation,
+            vocab_size,
+        })
+    }
+
+    /// Whether norms stand before the output projection and before down.
+    #[must_use]
+    pub fn has_sub_norms(&self) -> bool {
+        matches!(self.architecture, Architecture::BitnetB158 | Architecture::Bitnet)
+    }
+
+    /// Whether each query and key head is normed before it is rotated.
+    #[must_use]
+    pub fn has_qk_norms(&self) -> bool {
+        self.architecture == Architecture::Qwen3
+    }
+}
+
+fn bounded(gguf: &Gguf, key: &str, value: u64) -> Result<usize> {
+    match usize::try_from(value) {
+        Ok(size) if (1..=MAX_DIM).contains(&size) => Ok(size),
+        _ => Err(gguf.invalid(format!("'{key}' is {value}, but it must be from 1 to {MAX_DIM}"))),
+    }
+}

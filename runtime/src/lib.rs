@@ -2,17 +2,19 @@
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
-pub mod attention;
 pub mod config;
 pub mod error;
+mod forward;
 pub mod generate;
 pub mod gguf;
-pub mod kv_cache;
+mod kv_cache;
+mod linear;
 #[allow(unsafe_code)]
 mod mmap;
 pub mod model;
 pub mod sampler;
+pub mod session;
 pub mod template;
 pub mod threads;
 pub mod tokenizer;
-pub mod weights;
+mod weights;

@@ -1,1 +1,356 @@
-//! threads
+//! A persistent pool of threads with a spin-then-park barrier, in safe Rust.
+//!
+//! A job owns its input while it runs, hands out ranges of items, and gives the input back. Each
+//! worker writes into a buffer of its own, which the caller copies to where it belongs after the
+//! barrier. That costs one copy of the outputs, a few kilobytes beside megabytes of weights, and
+//! buys a pool with no `unsafe` and no shared mutable memory.
+//!
+//! Which worker computes an item changes nothing: an item's result depends only on the item.
+
+use crate::error::{Error, Result};
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle, Thread};
+
+/// How often a waiting thread looks before it parks: some 20 microseconds, longer than the gap
+/// between two steps of a token, shorter than anything a person would call busy waiting.
+const SPINS: u32 = 1000;
+
+/// More threads than this are a mistake in the option, not a machine.
+pub const MAX_THREADS: usize = 1024;
+
+trait Job: Send + Sync {
+    fn work(&self, worker: usize);
+}
+
+struct Shared {
+    /// Number of the current job; the pool's threads wait for it to change.
+    epoch: AtomicUsize,
+    job: Mutex<Option<Arc<dyn Job>>>,
+    /// Workers that have not finished the current job.
+    pending: AtomicUsize,
+    parked: Vec<AtomicBool>,
+    caller: Mutex<Option<Thread>>,
+    panicked: AtomicBool,
+    stop: AtomicBool,
+}
+
+/// Threads that wait for work; the caller of [`Pool::run`] is one of them.
+pub struct Pool {
+    shared: Arc<Shared>,
+    workers: Vec<JoinHandle<()>>,
+}
+
+/// A worker's outputs: which items, and where each one's values end.
+struct Slot<O> {
+    ranges: Vec<(Range<usize>, usize)>,
+    values: Vec<O>,
+}
+
+struct RangeJob<T, O, F> {
+    input: T,
+    work: F,
+    grain: usize,
+    /// Each worker's own contiguous section, `next` counting up: neighbouring weights stay with
+    /// one thread, and whoever is done early helps with the other sections.
+    sections: Vec<(AtomicUsize, usize)>,
+    slots: Vec<Mutex<Slot<O>>>,
+}
+
+impl<T, O, F> Job for RangeJob<T, O, F>
+where
+    T: Send + Sync,
+    O: Send,
+    F: Fn(&T, Range<usize>, &mut Vec<O>) + Send + Sync,
+{
+    fn work(&self, worker: usize) {
+        let mut slot = self.slots[worker].lock().unwrap_or_else(PoisonError::into_inner);
+        let Slot { ranges, values } = &mut *slot;
+        for turn in 0..self.sections.len() {
+            let (next, end) = &self.sections[(worker + turn) % self.sections.len()];
+            loop {
+                let start = next.fetch_add(self.grain, Ordering::Relaxed);
+                if start >= *end {
+                    break;
+                }
+                let range = start..(start + self.grain).min(*end);
+                (self.work)(&self.input, range.clone(), values);
+                ranges.push((range, values.len()));
+            }
+        }
+    }
+}
+
+impl Pool {
+    /// A pool in which `n_threads` threads work, the caller included.
+    ///
+    /// # Errors
+    /// `n_threads` is 0 or more than [`MAX_THREADS`], or the system refuses a thread.
+    pub fn new(n_threads: usize) -> Result<Pool> {
+        if n_threads == 0 || n_threads > MAX_THREADS {
+            return Err(Error::Threads {
+                threads: n_threads,
+                why: format!("the number of threads must be from 1 to {MAX_THREADS}"),
+            });
+        }
+        let shared = Arc::new(Shared {
+            epoch: AtomicUsize::new(0),
+            job: Mutex::new(None),
+            pending: AtomicUsize::new(0),
+            parked: (1..n_threads).map(|_| AtomicBool::new(false)).collect(),
+            caller: Mutex::new(None),
+            panicked: AtomicBool::new(false),
+            stop: AtomicBool::new(false),
+        });
+        let mut pool = Pool { shared, workers: Vec::with_capacity(n_threads - 1) };
+        for worker in 1..n_threads {
+            let shared = Arc::clone(&pool.shared);
+            let handle = thread::Builder::new()
+                .name(format!("tritone-{worker}"))
+                .spawn(move || wait_for_jobs(&shared, worker))
+                .map_err(|error| Error::Threads {
+                    threads: n_threads,
+                    why: format!("the system refused to start thread {worker} ({error}); ask for fewer"),
+                })?;
+            pool.workers.push(handle);
+        }
+        Ok(pool)
+    }
+
+    /// How many threads work, the caller included.
+    #[must_use]
+    pub fn n_threads(&self) -> usize {
+        self.workers.len() + 1
+    }
+
+    /// Calls `work(&input, range, values)` for ranges of at most `grain` items that together cover
+    /// `0..n_items` once; `work` appends the range's results to `values`. Then calls
+    /// `collect(range, values of that range)` on the calling thread, in no particular order, and
+    /// returns the input.
+    ///
+    /// # Panics
+    /// `grain` is 0, or `work` panicked.
+    pub fn run<T, O, F, C>(&mut self, input: T, n_items: usize, grain: usize, work: F, mut collect: C) -> T
+    where
+        T: Send + Sync + 'static,
+        O: Send + 'static,
+        F: Fn(&T, Range<usize>, &mut Vec<O>) + Send + Sync + 'static,
+        C: FnMut(Range<usize>, &[O]),
+    {
+        assert!(grain > 0, "a range holds at least one item");
+        let n = self.n_threads().min(n_items.div_ceil(grain)).max(1);
+        let per_section = n_items.div_ceil(grain).div_ceil(n) * grain;
+        let job = Arc::new(RangeJob {
+            input,
+            work,
+            grain,
+            sections: (0..n)
+                .map(|i| {
+                    let start = (i * per_section).min(n_items);
+                    (AtomicUsize::new(start), (start + per_section).min(n_items))
+                })
+                .collect(),
+            slots: (0..self.n_threads())
+                .map(|_| Mutex::new(Slot { ranges: Vec::new(), values: Vec::new() }))
+                .collect(),
+        });
+        if n == 1 {
+            job.work(0);
+        } else {
+            let shared_job: Arc<dyn Job> = job.clone();
+            self.fork_join(shared_job);
+        }
+        let Ok(job) = Arc::try_unwrap(job) else {
+            unreachable!("every worker drops its share of the job before the barrier");
+        };
+        for slot in job.slots {
+            let slot = slot.into_inner().unwrap_or_else(PoisonError::into_inner);
+            let mut start = 0;
+            for (range, end) in slot.ranges {
+                collect(range, &slot.values[start..end]);
+                start = end;
+            }
+        }
+        job.input
+    }
+
+    fn fork_join(&mut self, job: Arc<dyn Job>) {
+        let shared = &*self.shared;
+        *shared.caller.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread::current());
+        *shared.job.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&job));
+        shared.pending.store(self.workers.len(), Ordering::SeqCst);
+        shared.epoch.fetch_add(1, Ordering::SeqCst);
+        for (worker, parked) in self.workers.iter().zip(&shared.parked) {
+            if parked.load(Ordering::SeqCst) {
+                worker.thread().unpark();
+            }
+        }
+        let own = catch_unwind(AssertUnwindSafe(|| job.work(0)));
+        drop(job);
+        let mut spins = 0;
+        while shared.pending.load(Ordering::SeqCst) > 0 {
+            spins += 1;
+            if spins < SPINS {
+                std::hint::spin_loop();
+            } else {
+                // The last worker unparks the caller; a token left over from an earlier job only
+                // makes this loop look once more.
+                thread::park();
+            }
+        }
+        *shared.job.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        let worker_panicked = shared.panicked.swap(false, Ordering::SeqCst);
+        if let Err(panic) = own {
+            std::panic::resume_unwind(panic);
+        }
+        assert!(!worker_panicked, "a worker thread panicked; its message is above");
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::SeqCst);
+        self.shared.epoch.fetch_add(1, Ordering::SeqCst);
+        for worker in self.workers.drain(..) {
+            worker.thread().unpark();
+            // A worker's panic was reported where it happened.
+            let _ = worker.join();
+        }
+    }
+}
+
+fn wait_for_jobs(shared: &Shared, worker: usize) {
+    let parked = &shared.parked[worker - 1];
+    let mut seen = 0;
+    loop {
+        let mut spins = 0;
+        while shared.epoch.load(Ordering::SeqCst) == seen {
+            spins += 1;
+            if spins < SPINS {
+                std::hint::spin_loop();
+                continue;
+            }
+            parked.store(true, Ordering::SeqCst);
+            // Looked at again after the flag is up: whoever posts a job after this sees the flag.
+            while shared.epoch.load(Ordering::SeqCst) == seen {
+                thread::park();
+            }
+            parked.store(false, Ordering::SeqCst);
+        }
+        seen = shared.epoch.load(Ordering::SeqCst);
+        if shared.stop.load(Ordering::SeqCst) {
+            return;
+        }
+        let job = shared.job.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(job) = job
+            && catch_unwind(AssertUnwindSafe(|| job.work(worker))).is_err()
+        {
+            shared.panicked.store(true, Ordering::SeqCst);
+        }
+        if shared.pending.fetch_sub(1, Ordering::SeqCst) == 1
+            && let Some(caller) = &*shared.caller.lock().unwrap_or_else(PoisonError::into_inner)
+        {
+            caller.unpark();
+        }
+    }
+}
+
+/// The number of physical cores this process may use; hyper-threads share the units that the
+/// kernels keep busy.
+#[must_use]
+pub fn default_threads() -> usize {
+    let logical = thread::available_parallelism().map_or(1, usize::from);
+    physical_cores().map_or(logical, |cores| cores.min(logical)).max(1)
+}
+
+/// Counts distinct (package, core) pairs of `/proc/cpuinfo`; `None` where there is no such file or
+/// it does not say.
+fn physical_cores() -> Option<usize> {
+    let text = std::fs::read_to_string("/proc/cpuinfo").ok()?;
+    let mut cores = std::collections::BTreeSet::new();
+    for processor in text.split("\n\n") {
+        let field = |name: &str| {
+            processor
+                .lines()
+                .find_map(|line| line.split_once(':').filter(|(key, _)| key.trim() == name))
+                .map(|(_, value)| value.trim().to_owned())
+        };
+        if let Some(core) = field("core id") {
+            cores.insert((field("physical id"), core));
+        }
+    }
+    (!cores.is_empty()).then_some(cores.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_item_is_done_once_and_the_input_comes_back() {
+        for n_threads in [1, 2, 3, 8] {
+            let mut pool = Pool::new(n_threads).unwrap();
+            for n_items in [0, 1, 2, 7, 64, 1000] {
+                for grain in [1, 3, 64] {
+                    let mut seen = vec![0u32; n_items];
+                    let input = pool.run(
+                        vec![3usize; n_items],
+                        n_items,
+                        grain,
+                        |input, range, values| values.extend(range.map(|i| i * input[i])),
+                        |range, values| {
+                            assert_eq!(range.len(), values.len());
+                            for (i, value) in range.zip(values) {
+                                assert_eq!(*value, 3 * i);
+                                seen[i] += 1;
+                            }
+                        },
+                    );
+                    assert_eq!(input.len(), n_items);
+                    assert!(seen.iter().all(|&times| times == 1));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_panic_reaches_the_caller_and_the_pool_lives_on() {
+        let mut pool = Pool::new(3).unwrap();
+        for _ in 0..3 {
+            let caught = catch_unwind(AssertUnwindSafe(|| {
+                pool.run(
+                    (),
+                    100,
+                    1,
+                    |(), range, _: &mut Vec<u8>| assert!(range.start != 57, "on purpose"),
+                    |_, _| {},
+                );
+            }));
+            assert!(caught.is_err());
+        }
+        let mut sum = 0;
+        pool.run((), 10, 1, |(), range, out| out.push(range.start), |_, values| sum += values[0]);
+        assert_eq!(sum, 45);
+    }
+
+    #[test]
+    fn workers_wake_from_sleep() {
+        let mut pool = Pool::new(2).unwrap();
+        for _ in 0..20 {
+            thread::sleep(std::time::Duration::from_millis(2));
+            let mut n = 0;
+            pool.run((), 2, 1, |(), _, out| out.push(1), |_, values| n += values.len());
+            assert_eq!(n, 2);
+        }
+    }
+
+    #[test]
+    fn impossible_numbers_of_threads_are_refused() {
+        for n in [0, MAX_THREADS + 1, usize::MAX] {
+            let message = Pool::new(n).err().unwrap().to_string();
+            assert!(message.contains("from 1 to 1024"), "{message}");
+        }
+    }
+}

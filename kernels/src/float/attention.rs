@@ -1,0 +1,236 @@
+//! Attention of one position over a cache of halves, in blocks of 256 keys.
+//!
+//! **Algorithm.** A block of keys yields, for one query, the maximum `m` of its scores, the sum of
+//! `p[j] = exp(score[j] - m)` and the sum of `p[j] * value[j]`. Blocks are then joined in order,
+//! each scaled by `exp(m - M)`, `M` being the largest maximum. Blocks are cut by position in the
+//! sequence, never by thread or batch, so who computed a block leaves no trace in the bits.
+//! Source: the block-wise softmax of Milakov and Gimelshein, "Online normalizer calculation for
+//! softmax", 2018.
+//!
+//! **Order.** Keys are stored as `[dimension][32 keys]`, so that lanes are different scores:
+//! `score[j] = sum over d of query[d] * key[d][j]`, in order from `+0.0`, then times the scale.
+//! Values are stored as `[key][dimension]`, so that lanes are different dimensions:
+//! `out[d] = sum over j of p[j] * value[j][d]`, in order from `+0.0`. Neither needs a tree. The
+//! sum of `p` runs in 32 lanes (see `lanes`), the maximum is the same in any order.
+//!
+//! **Several queries.** Query heads that share a key head share the conversion of keys and values
+//! to `f32`. Four queries by 16 lanes, two by 32 and one by 32 are compiled apart: eight AVX2
+//! registers of sums, or four. As lanes are independent, all give the same bits.
+
+use super::exp::{exp, exponentials};
+use super::lanes::{HalfUnit, Operation, Simd, UNIT, Unit, larger};
+use super::{ATTENTION_BLOCK, KEY_LANES, Partial};
+
+/// All queries against one block of keys.
+pub(super) struct AttentionBlock<'a> {
+    /// `n_queries x head_dim`.
+    pub queries: &'a [f32],
+    pub scale: f32,
+    /// `[key block][dimension][32]`, halves.
+    pub keys: &'a [u8],
+    /// `[key][dimension]`, halves.
+    pub values: &'a [u8],
+    pub n_keys: usize,
+    pub head_dim: usize,
+    /// `n_queries x head_dim`.
+    pub out: &'a mut [f32],
+    /// One for each query.
+    pub partials: &'a mut [Partial],
+}
+
+impl Operation for AttentionBlock<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(mut self, simd: S) {
+        let n = self.partials.len();
+        let mut first = 0;
+        while n - first >= 4 {
+            self.group::<S, 4, 1>(simd, first);
+            first += 4;
+        }
+        if n - first >= 2 {
+            self.group::<S, 2, 2>(simd, first);
+            first += 2;
+        }
+        if n - first == 1 {
+            self.group::<S, 1, 2>(simd, first);
+        }
+    }
+}
+
+impl AttentionBlock<'_> {
+    /// `QUERIES` queries from `first` on, `UNITS` units of lanes at a time.
+    #[inline(always)]
+    fn group<S: Simd, const QUERIES: usize, const UNITS: usize>(&mut self, simd: S, first: usize) {
+        let dim = self.head_dim;
+        let mut queries: [&[f32]; QUERIES] = [&[]; QUERIES];
+        for (q, query) in queries.iter_mut().enumerate() {
+            *query = &self.queries[(first + q) * dim..(first + q + 1) * dim];
+        }
+        let mut weights = [[0.0f32; ATTENTION_BLOCK]; QUERIES];
+        self.scores::<S, QUERIES, UNITS>(simd, queries, &mut weights);
+
+        let n = self.n_keys;
+        for (q, weights) in weights.iter_mut().enumerate() {
+            for score in weights[..n].iter_mut() {
+                *score *= self.scale;
+            }
+            self.partials[first + q] = exponentials(simd, &mut weights[..n]);
+        }
+
+        let whole = dim / UNIT;
+        let mut unit = 0;
+        while unit + UNITS <= whole {
+            self.weighted_sum::<S, QUERIES, UNITS>(simd, &weights, first, unit);
+            unit += UNITS;
+        }
+        while unit < whole {
+            self.weighted_sum::<S, QUERIES, 1>(simd, &weights, first, unit);
+            unit += 1;
+        }
+        if !dim.is_multiple_of(UNIT) {
+            self.weighted_sum_tail(simd, &weights, first);
+        }
+    }
+
+    /// Unscaled scores; lanes past the last key hold whatever the cache holds there.
+    #[inline(always)]
+    fn scores<S: Simd, const QUERIES: usize, const UNITS: usize>(
+        &self,
+        simd: S,
+        queries: [&[f32]; QUERIES],
+        scores: &mut [[f32; ATTENTION_BLOCK]; QUERIES],
+    ) {
+        let dim = self.head_dim;
+        let units: &[HalfUnit] = self.keys.as_chunks().0;
+        let blocks = units
+            .as_chunks::<{ KEY_LANES / UNIT }>()
+            .0
+            .chunks_exact(dim);
+        let n_blocks = self.n_keys.div_ceil(KEY_LANES);
+        for (b, block) in blocks.take(n_blocks).enumerate() {
+            for part in (0..KEY_LANES / UNIT).step_by(UNITS) {
+                let mut sums = [[simd.splat(0.0); UNITS]; QUERIES];
+                for d in 0..dim {
+                    for u in 0..UNITS {
+                        let keys = simd.widen_f16(&block[d][part + u]);
+                        for q in 0..QUERIES {
+                            let query = simd.splat(queries[q][d]);
+                            sums[q][u] = simd.add_product(sums[q][u], query, keys);
+                        }
+                    }
+                }
+                for q in 0..QUERIES {
+                    let from = b * KEY_LANES + part * UNIT;
+                    put(simd, &sums[q], &mut scores[q][from..from + UNITS * UNIT]);
+                }
+            }
+        }
+    }
+
+    /// `UNITS` units of dimensions of the outputs.
+    #[inline(always)]
+    fn weighted_sum<S: Simd, const QUERIES: usize, const UNITS: usize>(
+        &mut self,
+        simd: S,
+        weights: &[[f32; ATTENTION_BLOCK]; QUERIES],
+        first: usize,
+        unit: usize,
+    ) {
+        let dim = self.head_dim;
+        let bytes = 2 * UNIT * unit..2 * UNIT * (unit + UNITS);
+        let mut sums = [[simd.splat(0.0); UNITS]; QUERIES];
+        let rows = self.values.chunks_exact(2 * dim);
+        for (j, row) in rows.take(self.n_keys).enumerate() {
+            let units: &[HalfUnit] = row[bytes.clone()].as_chunks().0;
+            for u in 0..UNITS {
+                let values = simd.widen_f16(&units[u]);
+                for q in 0..QUERIES {
+                    let weight = simd.splat(weights[q][j]);
+                    sums[q][u] = simd.add_product(sums[q][u], weight, values);
+                }
+            }
+        }
+        for (q, sums) in sums.iter().enumerate() {
+            let from = (first + q) * dim + unit * UNIT;
+            put(simd, sums, &mut self.out[from..from + UNITS * UNIT]);
+        }
+    }
+
+    /// The last dimensions, fewer than a unit.
+    #[inline(always)]
+    fn weighted_sum_tail<S: Simd, const QUERIES: usize>(
+        &mut self,
+        simd: S,
+        weights: &[[f32; ATTENTION_BLOCK]; QUERIES],
+        first: usize,
+    ) {
+        let dim = self.head_dim;
+        let from = dim - dim % UNIT;
+        let mut sums = [simd.splat(0.0); QUERIES];
+        let rows = self.values.chunks_exact(2 * dim);
+        for (j, row) in rows.take(self.n_keys).enumerate() {
+            let mut padded: HalfUnit = [0; 2 * UNIT];
+            padded[..2 * (dim - from)].copy_from_slice(&row[2 * from..]);
+            let values = simd.widen_f16(&padded);
+            for q in 0..QUERIES {
+                let weight = simd.splat(weights[q][j]);
+                sums[q] = simd.add_product(sums[q], weight, values);
+            }
+        }
+        for (q, &sums) in sums.iter().enumerate() {
+            let out = &mut self.out[(first + q) * dim..(first + q + 1) * dim];
+            out[from..].copy_from_slice(&simd.store(sums)[..dim - from]);
+        }
+    }
+}
+
+/// Writes vectors one after the other.
+#[inline(always)]
+fn put<S: Simd>(simd: S, vectors: &[S::Vector], out: &mut [f32]) {
+    let (units, _): (&mut [Unit], _) = out.as_chunks_mut();
+    for (unit, &vector) in units.iter_mut().zip(vectors) {
+        *unit = simd.store(vector);
+    }
+}
+
+/// Joins the blocks of each query.
+pub(super) struct AttentionJoin<'a> {
+    /// `[block][query]`.
+    pub partials: &'a [Partial],
+    /// `[block][query][head_dim]`.
+    pub outs: &'a [f32],
+    pub n_queries: usize,
+    /// `[query][head_dim]`.
+    pub out: &'a mut [f32],
+}
+
+impl Operation for AttentionJoin<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        let n = self.n_queries;
+        let dim = self.out.len() / n;
+        for (q, out) in self.out.chunks_exact_mut(dim).enumerate() {
+            let partials = self.partials[q..].iter().step_by(n);
+            let max = partials
+                .clone()
+                .fold(f32::NEG_INFINITY, |max, partial| larger(max, partial.max));
+            let mut total = 0.0;
+            out.fill(0.0);
+            let blocks = self.outs.chunks_exact(dim).skip(q).step_by(n);
+            for (partial, block) in partials.zip(blocks) {
+                let factor = exp(partial.max - max);
+                total += partial.sum * factor;
+                for (out, &x) in out.iter_mut().zip(block) {
+                    *out += x * factor;
+                }
+            }
+            for out in out.iter_mut() {
+                *out /= total;
+            }
+        }
+    }
+}

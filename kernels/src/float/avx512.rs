@@ -1,0 +1,94 @@
+//! The AVX-512 instance: sixteen values in one register.
+
+use super::lanes::{HalfUnit, Operation, Simd, Unit};
+use crate::isa::{Isa, Level};
+use core::arch::x86_64::*;
+
+/// Proof that the CPU has AVX-512 F, BW and VL.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Avx512(());
+
+impl Avx512 {
+    /// The proof, if `isa` allows it.
+    pub(super) fn new(isa: Isa) -> Option<Self> {
+        isa.supports(Level::Avx512).then_some(Self(()))
+    }
+}
+
+impl Simd for Avx512 {
+    type Vector = __m512;
+
+    #[inline(always)]
+    fn load(self, values: &Unit) -> Self::Vector {
+        bytemuck::cast(*values)
+    }
+
+    #[inline(always)]
+    fn store(self, vector: Self::Vector) -> Unit {
+        bytemuck::cast(vector)
+    }
+
+    #[inline(always)]
+    fn widen_f16(self, halves: &HalfUnit) -> Self::Vector {
+        // SAFETY: needs AVX-512 F; `self` exists only if `Avx512::new` saw a level with it.
+        unsafe { _mm512_cvtph_ps(bytemuck::cast(*halves)) }
+    }
+
+    #[inline(always)]
+    fn widen_bf16(self, halves: &HalfUnit) -> Self::Vector {
+        let halves = bytemuck::cast(*halves);
+        // SAFETY: needs AVX-512 F; `self` exists only if `Avx512::new` saw a level with it.
+        let bits = unsafe { _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(halves)) };
+        bytemuck::cast(bits)
+    }
+
+    #[inline(always)]
+    fn narrow_f16(self, vector: Self::Vector) -> HalfUnit {
+        // SAFETY: needs AVX-512 F; `self` exists only if `Avx512::new` saw a level with it.
+        let halves = unsafe { _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(vector) };
+        bytemuck::cast(halves)
+    }
+
+    #[inline(always)]
+    fn splat(self, value: f32) -> Self::Vector {
+        // SAFETY: needs AVX-512 F; `self` exists only if `Avx512::new` saw a level with it.
+        unsafe { _mm512_set1_ps(value) }
+    }
+
+    #[inline(always)]
+    fn add(self, a: Self::Vector, b: Self::Vector) -> Self::Vector {
+        // SAFETY: needs AVX-512 F; `self` exists only if `Avx512::new` saw a level with it.
+        unsafe { _mm512_add_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn mul(self, a: Self::Vector, b: Self::Vector) -> Self::Vector {
+        // SAFETY: needs AVX-512 F; `self` exists only if `Avx512::new` saw a level with it.
+        unsafe { _mm512_mul_ps(a, b) }
+    }
+
+    /// `maxps` gives its second operand unless the first is greater.
+    #[inline(always)]
+    fn larger(self, max: Self::Vector, candidate: Self::Vector) -> Self::Vector {
+        // SAFETY: needs AVX-512 F; `self` exists only if `Avx512::new` saw a level with it.
+        unsafe { _mm512_max_ps(candidate, max) }
+    }
+
+    #[inline(always)]
+    fn abs(self, a: Self::Vector) -> Self::Vector {
+        // SAFETY: needs AVX-512 F; `self` exists only if `Avx512::new` saw a level with it.
+        unsafe { _mm512_abs_ps(a) }
+    }
+}
+
+/// Runs `operation` compiled for AVX-512.
+#[inline]
+pub(super) fn run<O: Operation>(proof: Avx512, operation: O) -> O::Output {
+    // SAFETY: `proof` exists only if `Avx512::new` saw the level with the features below.
+    unsafe { instance(proof, operation) }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,f16c")]
+fn instance<O: Operation>(proof: Avx512, operation: O) -> O::Output {
+    operation.run(proof)
+}

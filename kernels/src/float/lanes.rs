@@ -1,0 +1,189 @@
+//! The one order of every float sum, and the two traits that carry it to every instruction set.
+//!
+//! **Order.** A long sum over elements `i` runs in 32 virtual lanes: lane `j` adds the elements
+//! with `i % 32 == j`, in order, starting from `+0.0`; then lane `j` adds lane `j + 16`, then
+//! `j + 8`, `+ 4`, `+ 2`, `+ 1`, and lane 0 is the sum. 32 lanes are four AVX2, two AVX-512 or
+//! eight NEON registers: enough independent chains to hide the latency of an addition.
+//!
+//! **Why a padded tail is legal.** A last partial group of elements must leave the other lanes
+//! alone. The code pads it with `+0.0` instead, which changes no bit: a lane starts at `+0.0`, and
+//! in round-to-nearest no sum of anything and `+0.0` is `-0.0`, so a lane is never `-0.0`, the
+//! only value that adding `+0.0` would alter.
+//!
+//! **Why all instruction sets agree.** Every operation is written once, generic over [`Simd`], and
+//! is compiled several times inside functions with different `#[target_feature]`s. A multiply-add
+//! is a product and a sum, each rounded: there is no fused one. Loops over single elements need no
+//! care at all, since Rust never contracts or reorders float arithmetic, so that the compiler may
+//! only vectorise across elements. Exempt are NaNs: whether a result is NaN is defined, its sign
+//! and payload are not.
+
+/// Virtual lanes of a long sum.
+pub(super) const LANES: usize = 32;
+
+/// Values in one vector of [`Simd`]; two of them fill the lanes.
+pub(super) const UNIT: usize = 16;
+
+/// Sixteen values in memory.
+pub(super) type Unit = [f32; UNIT];
+
+/// Sixteen halves or bfloat16 in memory, little-endian.
+pub(super) type HalfUnit = [u8; 2 * UNIT];
+
+/// Vectors of sixteen `f32`. Holding the value proves that the CPU has what they need.
+///
+/// Conversions follow IEEE 754 with round to nearest even; NaNs keep their sign and the upper bits
+/// of their payload and become quiet.
+pub(super) trait Simd: Copy {
+    /// Sixteen values in registers.
+    type Vector: Copy;
+
+    /// From memory.
+    fn load(self, values: &Unit) -> Self::Vector;
+
+    /// To memory.
+    fn store(self, vector: Self::Vector) -> Unit;
+
+    /// Sixteen halves as `f32`, exact.
+    fn widen_f16(self, halves: &HalfUnit) -> Self::Vector;
+
+    /// Sixteen bfloat16 as `f32`: the bits shifted left by 16.
+    fn widen_bf16(self, halves: &HalfUnit) -> Self::Vector;
+
+    /// Sixteen values rounded to halves.
+    fn narrow_f16(self, vector: Self::Vector) -> HalfUnit;
+
+    /// The same value sixteen times.
+    fn splat(self, value: f32) -> Self::Vector;
+
+    /// `a + b`.
+    fn add(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+
+    /// `a * b`.
+    fn mul(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+
+    /// `candidate` where it is greater than `max`, else `max`; NaN candidates are passed over.
+    fn larger(self, max: Self::Vector, candidate: Self::Vector) -> Self::Vector;
+
+    /// The sign bit cleared.
+    fn abs(self, a: Self::Vector) -> Self::Vector;
+
+    /// `sums + a * b`, rounded twice.
+    #[inline(always)]
+    fn add_product(self, sums: Self::Vector, a: Self::Vector, b: Self::Vector) -> Self::Vector {
+        self.add(sums, self.mul(a, b))
+    }
+}
+
+/// An operation with its arguments, ready to be compiled for any instruction set.
+pub(super) trait Operation {
+    /// What it returns.
+    type Output;
+
+    /// Runs it. Implementations are `#[inline(always)]`, so that they take on the target features
+    /// of the function they are called in.
+    fn run<S: Simd>(self, simd: S) -> Self::Output;
+}
+
+/// `candidate` if it is greater than `max`, else `max`; a NaN candidate is passed over.
+#[inline(always)]
+pub(super) fn larger(max: f32, candidate: f32) -> f32 {
+    if candidate > max { candidate } else { max }
+}
+
+/// Splits a slice in whole groups of lanes and a tail.
+#[inline(always)]
+pub(super) fn split(x: &[f32]) -> (&[[Unit; 2]], &[f32]) {
+    let (units, _) = x.as_chunks::<UNIT>();
+    let (lanes, _) = units.as_chunks::<2>();
+    (lanes, &x[lanes.len() * LANES..])
+}
+
+/// A tail of fewer than 32 values, padded.
+#[inline(always)]
+pub(super) fn pad(tail: &[f32], padding: f32) -> [Unit; 2] {
+    let mut lanes = [[padding; UNIT]; 2];
+    lanes.as_flattened_mut()[..tail.len()].copy_from_slice(tail);
+    lanes
+}
+
+/// The final tree of a sum.
+#[inline(always)]
+pub(super) fn fold<S: Simd>(simd: S, lanes: [S::Vector; 2]) -> f32 {
+    let mut a = simd.store(simd.add(lanes[0], lanes[1]));
+    for half in [8, 4, 2, 1] {
+        for j in 0..half {
+            a[j] += a[j + half];
+        }
+    }
+    a[0]
+}
+
+/// The same tree for a maximum.
+#[inline(always)]
+fn fold_max<S: Simd>(simd: S, lanes: [S::Vector; 2]) -> f32 {
+    let mut a = simd.store(simd.larger(lanes[0], lanes[1]));
+    for half in [8, 4, 2, 1] {
+        for j in 0..half {
+            a[j] = larger(a[j], a[j + half]);
+        }
+    }
+    a[0]
+}
+
+/// Folds `x` into 32 lanes that start as `start`; the tail is padded with `start` as well.
+#[inline(always)]
+fn accumulate<S: Simd>(
+    simd: S,
+    x: &[f32],
+    start: f32,
+    step: impl Fn(S, S::Vector, S::Vector) -> S::Vector,
+) -> [S::Vector; 2] {
+    let (mut a, mut b) = (simd.splat(start), simd.splat(start));
+    let (whole, tail) = split(x);
+    for [x, y] in whole {
+        a = step(simd, a, simd.load(x));
+        b = step(simd, b, simd.load(y));
+    }
+    if !tail.is_empty() {
+        let [x, y] = pad(tail, start);
+        a = step(simd, a, simd.load(&x));
+        b = step(simd, b, simd.load(&y));
+    }
+    [a, b]
+}
+
+#[inline(always)]
+fn add_square<S: Simd>(simd: S, sums: S::Vector, x: S::Vector) -> S::Vector {
+    simd.add_product(sums, x, x)
+}
+
+#[inline(always)]
+fn larger_magnitude<S: Simd>(simd: S, max: S::Vector, x: S::Vector) -> S::Vector {
+    simd.larger(max, simd.abs(x))
+}
+
+/// Sum of `x` in the order of this module.
+#[inline(always)]
+pub(super) fn sum<S: Simd>(simd: S, x: &[f32]) -> f32 {
+    fold(simd, accumulate(simd, x, 0.0, S::add))
+}
+
+/// Sum of squares of `x` in the order of this module.
+#[inline(always)]
+pub(super) fn sum_of_squares<S: Simd>(simd: S, x: &[f32]) -> f32 {
+    fold(simd, accumulate(simd, x, 0.0, add_square))
+}
+
+/// Largest element of `x`, lane by lane and then by the tree; NaNs are passed over, and
+/// `-infinity` comes back when nothing else is there.
+#[inline(always)]
+pub(super) fn max<S: Simd>(simd: S, x: &[f32]) -> f32 {
+    let start = f32::NEG_INFINITY;
+    fold_max(simd, accumulate(simd, x, start, S::larger))
+}
+
+/// Largest magnitude in `x`; NaNs are passed over, 0 comes back when nothing else is there.
+#[inline(always)]
+pub(super) fn max_magnitude<S: Simd>(simd: S, x: &[f32]) -> f32 {
+    fold_max(simd, accumulate(simd, x, 0.0, larger_magnitude))
+}

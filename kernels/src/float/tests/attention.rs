@@ -1,0 +1,162 @@
+//! Attention over a cache of halves against plain loops, and against exact attention in `f64`.
+
+use super::*;
+
+/// A cache of one key/value head, filled through `store_key` and `store_value`; whatever is past
+/// the last key is NaN and must not matter.
+struct Cache {
+    head_dim: usize,
+    keys: Vec<u16>,
+    values: Vec<u16>,
+    plain_keys: Vec<Vec<f32>>,
+    plain_values: Vec<Vec<f32>>,
+}
+
+impl Cache {
+    fn new(
+        kernels: &FloatKernels,
+        n_keys: usize,
+        head_dim: usize,
+        values: &mut dyn FnMut(usize) -> Vec<f32>,
+    ) -> Self {
+        let block = KEY_LANES * head_dim;
+        let mut cache = Self {
+            head_dim,
+            keys: vec![0x7fff; n_keys.div_ceil(KEY_LANES) * block],
+            values: vec![0x7fff; (n_keys + 1) * head_dim],
+            plain_keys: Vec::new(),
+            plain_values: Vec::new(),
+        };
+        let rounded = |x: &[f32]| halves(x).into_iter().map(from_half).collect();
+        for j in 0..n_keys {
+            let (key, value) = (values(head_dim), values(head_dim));
+            let keys = &mut cache.keys[j / KEY_LANES * block..][..block];
+            kernels.store_key(&key, j % KEY_LANES, keys);
+            kernels.store_value(&value, &mut cache.values[j * head_dim..][..head_dim]);
+            cache.plain_keys.push(rounded(&key));
+            cache.plain_values.push(rounded(&value));
+        }
+        cache
+    }
+
+    fn block(&self, first: usize, n_keys: usize) -> CachedBlock<'_> {
+        CachedBlock {
+            keys: &self.keys[first * self.head_dim..],
+            values: &self.values[first * self.head_dim..],
+            n_keys,
+        }
+    }
+
+    fn plain(&self, query: &[f32], scale: f32) -> (Vec<f32>, Partial) {
+        let dot = |key: &Vec<f32>| key.iter().zip(query).fold(0.0, |s, (k, q)| s + q * k);
+        let scores: Vec<f32> = self.plain_keys.iter().map(|key| dot(key) * scale).collect();
+        let max = plain_max(&scores);
+        let p: Vec<f32> = scores.iter().map(|s| plain_exp(s - max)).collect();
+        let sum = plain_sum(p.iter().copied());
+        let mut out = vec![0.0; query.len()];
+        for (p, value) in p.iter().zip(&self.plain_values) {
+            for (out, v) in out.iter_mut().zip(value) {
+                *out += p * v;
+            }
+        }
+        (out, Partial { max, sum })
+    }
+}
+
+#[test]
+fn attention_keeps_the_order_for_any_group_of_queries() {
+    for kernels in instances() {
+        for (i, head_dim) in [1, 2, 15, 16, 17, 31, 32, 48, 50, 64, 80, 128]
+            .iter()
+            .enumerate()
+        {
+            for n_keys in [1, 2, 31, 32, 33, 63, 100, 255, 256] {
+                let n_queries = 1 + (i + n_keys) % 7;
+                let mut random = Random(77 + (head_dim * 1000 + n_keys) as u64);
+                // Every fourth case is hostile: few values, as one NaN spreads far.
+                let round = u64::from(n_keys % 4 == 3);
+                let mut values = |n| random.values(n, round);
+                let cache = Cache::new(&kernels, n_keys, *head_dim, &mut values);
+                let queries = values(n_queries * head_dim);
+                let mut out = vec![9.0; queries.len()];
+                let mut partials = vec![Partial::default(); n_queries];
+                let block = cache.block(0, n_keys);
+                kernels.attention_block(&queries, 0.125, block, &mut out, &mut partials);
+                for (q, query) in queries.chunks(*head_dim).enumerate() {
+                    let what = std::format!(
+                        "{} dim={head_dim} keys={n_keys} query {q} of {n_queries}",
+                        kernels.name()
+                    );
+                    let (expected, partial) = cache.plain(query, 0.125);
+                    assert_same(&out[q * head_dim..][..*head_dim], &expected, &what);
+                    assert_same(&[partials[q].sum], &[partial.sum], &what);
+                    assert_eq!(partials[q].max, partial.max, "{what}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn joined_blocks_are_close_to_exact_attention() {
+    const DIM: usize = 20;
+    const N_QUERIES: usize = 3;
+    for kernels in instances() {
+        let mut random = Random(5);
+        let cache = Cache::new(&kernels, 700, DIM, &mut |n| random.tame(n));
+        let queries = random.tame(N_QUERIES * DIM);
+        let mut outs = Vec::new();
+        let mut partials = Vec::new();
+        for first in (0..700).step_by(ATTENTION_BLOCK) {
+            let block = cache.block(first, ATTENTION_BLOCK.min(700 - first));
+            let mut out = [0.0; N_QUERIES * DIM];
+            let mut partial = [Partial::default(); N_QUERIES];
+            kernels.attention_block(&queries, 0.2, block, &mut out, &mut partial);
+            outs.extend_from_slice(&out);
+            partials.extend_from_slice(&partial);
+        }
+        let mut joined = [0.0; N_QUERIES * DIM];
+        kernels.attention_join(&partials, &outs, N_QUERIES, &mut joined);
+        for (q, query) in queries.chunks(DIM).enumerate() {
+            let dot = |key: &Vec<f32>| -> f64 {
+                key.iter()
+                    .zip(query)
+                    .map(|(&k, &q)| f64::from(k) * f64::from(q))
+                    .sum()
+            };
+            let p: Vec<f64> = cache
+                .plain_keys
+                .iter()
+                .map(|k| libm::exp(dot(k) * 0.2))
+                .collect();
+            let total: f64 = p.iter().sum();
+            for d in 0..DIM {
+                let values = cache.plain_values.iter().map(|v| f64::from(v[d]));
+                let exact: f64 = p.iter().zip(values).map(|(p, v)| p * v).sum::<f64>() / total;
+                let error = (f64::from(joined[q * DIM + d]) - exact).abs();
+                assert!(
+                    error < 5e-6,
+                    "{} query {q} dimension {d}: {error}",
+                    kernels.name()
+                );
+            }
+            // Query by query, the bits are the same.
+            let one: Vec<Partial> = partials
+                .iter()
+                .skip(q)
+                .step_by(N_QUERIES)
+                .copied()
+                .collect();
+            let rows: Vec<f32> = outs
+                .chunks(DIM)
+                .skip(q)
+                .step_by(N_QUERIES)
+                .flatten()
+                .copied()
+                .collect();
+            let mut out = [0.0; DIM];
+            kernels.attention_join(&one, &rows, 1, &mut out);
+            assert_same(&joined[q * DIM..][..DIM], &out, kernels.name());
+        }
+    }
+}

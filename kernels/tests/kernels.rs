@@ -1,0 +1,152 @@
+//! Every kernel of the registry that this processor can run against the naive oracle, exactly.
+#![cfg(feature = "testing")]
+
+use proptest::prelude::*;
+use tritone_kernels::format::{Geometry, Layout};
+use tritone_kernels::isa::Isa;
+use tritone_kernels::testing::{Random, any_bytes, check_kernel, naive_sums, pack, runnable_kernels};
+
+/// Miri runs the same tests on fewer and smaller cases.
+const CASES: u32 = if cfg!(miri) { 4 } else { 96 };
+const MOST: usize = if cfg!(miri) { 150 } else { 700 };
+
+/// A shape of this layout near `rows x cols`: I2_S wants 128 columns, blocks want whole ones.
+fn shape(layout: Layout, rows: usize, cols: usize, block: Option<usize>) -> Geometry {
+    let (cols, block) = match (layout, block) {
+        (Layout::I2S, _) => (cols.next_multiple_of(128), cols.next_multiple_of(128)),
+        (_, Some(block)) => (cols.next_multiple_of(block), block),
+        (_, None) => (cols, cols),
+    };
+    Geometry::new(layout, rows, cols, block).unwrap()
+}
+
+fn check_all(rows: usize, cols: usize, block: Option<usize>, n_vectors: usize, seed: u64) {
+    let mut random = Random::new(seed);
+    for kernel in runnable_kernels() {
+        let geometry = shape(kernel.layout, rows, cols, block);
+        let vectors: Vec<_> = (0..n_vectors).map(|_| random.codes(geometry.cols)).collect();
+        let trits = random.trits(geometry.rows * geometry.cols);
+        for data in [pack(&geometry, &trits), any_bytes(&geometry, &mut random)] {
+            let start = random.below(geometry.n_tiles());
+            let end = start + 1 + random.below(geometry.n_tiles() - start);
+            check_kernel(kernel, Isa::detect(), &geometry, &data, 0..geometry.n_tiles(), &vectors);
+            check_kernel(kernel, Isa::detect(), &geometry, &data, start..end, &vectors);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: CASES, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_shape(rows in 1..MOST / 2, cols in 1..MOST, block in prop::option::of(prop::sample::select(vec![1usize, 5, 64, 128, 256])), n_vectors in 1usize..4, seed: u64) {
+        check_all(rows, cols, block, n_vectors, seed);
+    }
+
+    #[test]
+    fn packing_round_trips(rows in 1..MOST / 4, cols in 1..MOST, block in prop::option::of(prop::sample::select(vec![1usize, 64, 128, 256])), seed: u64) {
+        let mut random = Random::new(seed);
+        for layout in Layout::ALL {
+            let geometry = shape(layout, rows, cols, block);
+            let trits = random.trits(geometry.rows * geometry.cols);
+            let data = pack(&geometry, &trits);
+            let mut row = vec![0; geometry.cols];
+            for (r, expected) in trits.chunks(geometry.cols).enumerate() {
+                geometry.unpack_row(&data, r, &mut row);
+                prop_assert_eq!(&row[..], expected);
+            }
+        }
+    }
+}
+
+#[test]
+fn every_length_around_the_edges() {
+    let edges: &[usize] = if cfg!(miri) { &[24, 128] } else { &[3, 5, 24, 32, 64, 120, 128, 240, 256, 480, 512, 2560] };
+    for &edge in edges {
+        for cols in edge - 1..=edge + 1 {
+            check_all(33, cols, None, 2, cols as u64);
+        }
+    }
+    for rows in if cfg!(miri) { vec![1, 65] } else { vec![1, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257] } {
+        check_all(rows, 130, None, 1, rows as u64);
+    }
+}
+
+/// All activations at an extreme, all weights of one sign: what overflows 16 bits anywhere does so
+/// here (2560 times 127 is 325,120; a row of 16,384 fills every widening step).
+#[test]
+fn extremes_do_not_saturate() {
+    let cols = if cfg!(miri) { 512 } else { 16384 };
+    for kernel in runnable_kernels() {
+        let geometry = shape(kernel.layout, 65, cols, None);
+        for trit in [-1i8, 1] {
+            let data = pack(&geometry, &vec![trit; geometry.rows * cols]);
+            let signs: Vec<i8> = (0..cols).map(|i| if i % 2 == 0 { 127 } else { -128 }).collect();
+            let vectors = [vec![127; cols], vec![-127; cols], vec![-128; cols], signs];
+            assert_eq!(naive_sums(&geometry, &data, 0..1, &vectors)[0], i32::from(trit) * 127 * cols as i32);
+            check_kernel(kernel, Isa::detect(), &geometry, &data, 0..geometry.n_tiles(), &vectors);
+        }
+        // Every byte 0xff, 0x79, 0xf9, ...: the largest codes that a layout has, code 3 included.
+        for byte in [0xffu8, 0x79, 0xf9, 0x55, 0xaa, 0x00, 0x80, 0xdd] {
+            let mut data = any_bytes(&geometry, &mut Random::new(1));
+            data[..geometry.trailer_offset()].fill(byte);
+            if kernel.layout == Layout::T5 {
+                let count = if byte >= 0x80 { geometry.groups() as u16 } else { 0 };
+                for bytes in data[geometry.trailer_offset()..].chunks_exact_mut(2) {
+                    bytes.copy_from_slice(&count.to_le_bytes());
+                }
+            }
+            let vectors = [vec![127; cols], vec![-128; cols]];
+            check_kernel(kernel, Isa::detect(), &geometry, &data, 0..geometry.n_tiles(), &vectors);
+        }
+    }
+}
+
+/// Mapped weights start anywhere.
+#[test]
+fn weights_at_every_alignment() {
+    let mut random = Random::new(7);
+    for kernel in runnable_kernels() {
+        let geometry = shape(kernel.layout, 70, 260, None);
+        let data = pack(&geometry, &random.trits(geometry.rows * geometry.cols));
+        let vectors = [random.codes(geometry.cols)];
+        let mut shifted = vec![0; data.len() + 64];
+        for offset in if cfg!(miri) { 0..2 } else { 0..64 } {
+            shifted[offset..offset + data.len()].copy_from_slice(&data);
+            check_kernel(kernel, Isa::detect(), &geometry, &shifted[offset..offset + data.len()], 0..geometry.n_tiles(), &vectors);
+        }
+    }
+}
+
+/// Every byte value in every place of a tile, one at a time in a tile of zeros.
+#[test]
+fn all_byte_values() {
+    let mut random = Random::new(3);
+    for kernel in runnable_kernels() {
+        let geometry = shape(kernel.layout, 64, 120, None);
+        let vectors = [random.codes(geometry.cols)];
+        for value in (0..=255u8).step_by(if cfg!(miri) { 37 } else { 1 }) {
+            let mut data = any_bytes(&geometry, &mut Random::new(u64::from(value)));
+            data[..geometry.trailer_offset()].fill(value);
+            if kernel.layout == Layout::T5 {
+                let count = if value >= 0x80 { geometry.groups() as u16 } else { 0 };
+                for bytes in data[geometry.trailer_offset()..].chunks_exact_mut(2) {
+                    bytes.copy_from_slice(&count.to_le_bytes());
+                }
+            }
+            check_kernel(kernel, Isa::detect(), &geometry, &data, 0..geometry.n_tiles(), &vectors);
+        }
+    }
+}
+
+/// The oracle itself, by hand.
+#[test]
+fn the_oracle_is_right() {
+    for layout in [Layout::T3, Layout::T5] {
+        let geometry = Geometry::new(layout, 2, 4, 2).unwrap();
+        let data = pack(&geometry, &[1, -1, 0, 1, -1, 0, 1, 1]);
+        let sums = naive_sums(&geometry, &data, 0..1, &[vec![10, 20, 30, 40]]);
+        let rows = geometry.tile_rows();
+        assert_eq!((sums[0], sums[1], sums[rows], sums[rows + 1]), (-10, -10, 40, 70));
+    }
+}

@@ -1,0 +1,304 @@
+//! The transformer's forward pass: from token ids to logits.
+//!
+//! [`Forward::layers`] reads from top to bottom like the papers. Every product of a ternary matrix
+//! is exact in integers, every float step has one order (`tritone_kernels::float`), and each
+//! token is treated alone, so a hidden state depends only on the tokens up to it.
+
+use crate::config::{Activation, Config, RopeStyle};
+use crate::kv_cache::KvCache;
+use crate::linear::{Linear, PreparedInput};
+use crate::model::Inner;
+use crate::threads::Pool;
+use std::sync::Arc;
+use tritone_kernels::float::{self, ATTENTION_BLOCK, FloatKernels};
+
+/// Rows of the output head that one work item computes.
+const HEAD_ROWS: usize = 64;
+
+/// Cosines and sines of the positions used so far, `[position][rope_dim / 2]`.
+pub(crate) struct RopeTables {
+    dim: usize,
+    theta: f32,
+    scale: f32,
+    style: RopeStyle,
+    factors: Option<Arc<[f32]>>,
+    cos: Vec<f32>,
+    sin: Vec<f32>,
+}
+
+impl RopeTables {
+    pub(crate) fn new(config: &Config, factors: Option<Arc<[f32]>>) -> RopeTables {
+        RopeTables {
+            dim: config.rope_dim,
+            theta: config.rope_theta,
+            scale: config.rope_scale,
+            style: config.rope_style,
+            factors,
+            cos: Vec::new(),
+            sin: Vec::new(),
+        }
+    }
+
+    /// Makes room for positions below `end`.
+    fn extend(&mut self, end: usize) {
+        let half = self.dim / 2;
+        for position in self.cos.len() / half..end {
+            let start = position * half;
+            self.cos.resize(start + half, 0.0);
+            self.sin.resize(start + half, 0.0);
+            float::rope_table(
+                position as f64 / f64::from(self.scale),
+                self.dim,
+                self.theta,
+                self.factors.as_deref(),
+                &mut self.cos[start..],
+                &mut self.sin[start..],
+            );
+        }
+    }
+
+    fn rotate(&self, float: &FloatKernels, position: usize, head: &mut [f32]) {
+        let half = self.dim / 2;
+        let at = position * half..(position + 1) * half;
+        let (cos, sin) = (&self.cos[at.clone()], &self.sin[at]);
+        let head = &mut head[..self.dim];
+        match self.style {
+            RopeStyle::Neox => float.rope_neox(head, cos, sin),
+            RopeStyle::Interleaved => float.rope_interleaved(head, cos, sin),
+        }
+    }
+}
+
+/// Everything that one step needs.
+pub(crate) struct Forward<'a> {
+    pub(crate) model: &'a Arc<Inner>,
+    pub(crate) pool: &'a mut Pool,
+    pub(crate) cache: &'a mut KvCache,
+    pub(crate) rope: &'a mut RopeTables,
+}
+
+impl Forward<'_> {
+    /// Hidden states `[token][hidden]` after the last layer of `tokens`, the first of which stands
+    /// at `position`; their keys and values are stored.
+    pub(crate) fn layers(&mut self, tokens: &[u32], position: usize) -> Vec<f32> {
+        let model = Arc::clone(self.model);
+        let (config, weights, float) = (&model.config, &model.weights, &model.float);
+        self.rope.extend(position + tokens.len());
+        let mut x = weights.embedding.rows(tokens);
+        for (i, layer) in weights.layers.iter().enumerate() {
+            let input = self.prepare(x.clone(), Some(&layer.attn_norm), &layer.q);
+            let [mut q, mut k, v] = self.product([&layer.q, &layer.k, &layer.v], input);
+            if let Some((q_norm, k_norm)) = &layer.qk_norms {
+                norm_heads(float, config, &mut q, q_norm);
+                norm_heads(float, config, &mut k, k_norm);
+            }
+            self.rotate_and_store(i, position, &mut q, &mut k, &v);
+            let attention = self.attention(i, position, q);
+            let input = self.prepare(attention, layer.attn_sub_norm.as_ref(), &layer.output);
+            let [output] = self.product([&layer.output], input);
+            float.add_assign(&mut x, &output);
+
+            let input = self.prepare(x.clone(), Some(&layer.ffn_norm), &layer.gate);
+            let [gate, up] = self.product([&layer.gate, &layer.up], input);
+            let mut gated = vec![0.0; gate.len()];
+            match config.activation {
+                Activation::ReluSquared => float.relu2_gate(&gate, &up, &mut gated),
+                Activation::Silu => float.silu_gate(&gate, &up, &mut gated),
+            }
+            let input = self.prepare(gated, layer.ffn_sub_norm.as_ref(), &layer.down);
+            let [down] = self.product([&layer.down], input);
+            float.add_assign(&mut x, &down);
+        }
+        x
+    }
+
+    /// Logits `[token][vocab_size]` of `n_tokens` hidden states.
+    pub(crate) fn logits(&mut self, mut hidden: Vec<f32>, n_tokens: usize) -> Vec<f32> {
+        let model = Arc::clone(self.model);
+        for x in hidden.chunks_mut(model.config.hidden) {
+            let input = x.to_vec();
+            model.float.rms_norm(&input, &model.weights.output_norm, model.config.rms_eps, x);
+        }
+        if let Some(linear) = model.weights.head.as_linear() {
+            let input = self.prepare(hidden, None, linear);
+            let [logits] = self.product([linear], input);
+            return logits;
+        }
+        let vocab = model.config.vocab_size;
+        let mut logits = vec![0.0; n_tokens * vocab];
+        let input = (Arc::clone(&model), hidden);
+        self.pool.run(
+            input,
+            vocab.div_ceil(HEAD_ROWS),
+            1,
+            move |(model, hidden), items, out: &mut Vec<f32>| {
+                for item in items {
+                    let rows = item * HEAD_ROWS..((item + 1) * HEAD_ROWS).min(vocab);
+                    let start = out.len();
+                    out.resize(start + n_tokens * rows.len(), 0.0);
+                    model.weights.head.rows_dot(&model.float, rows, hidden, &mut out[start..]);
+                }
+            },
+            |items, values| {
+                let rows = items.start * HEAD_ROWS..(items.end * HEAD_ROWS).min(vocab);
+                for (token, part) in values.chunks(rows.len()).enumerate() {
+                    logits[token * vocab..][rows.clone()].copy_from_slice(part);
+                }
+            },
+        );
+        logits
+    }
+
+    /// Norms (if `norm` is given), quantises and prepares each row of `x` for `linear` and for all
+    /// matrices of the same layout and width.
+    fn prepare(&mut self, x: Vec<f32>, norm: Option<&Arc<[f32]>>, linear: &Arc<Linear>) -> PreparedInput {
+        let (n, cols) = (x.len() / linear.cols(), linear.cols());
+        let mut prepared = PreparedInput::new(linear, n);
+        let eps = self.model.config.rms_eps;
+        let input = (Arc::clone(self.model), Arc::clone(linear), norm.cloned(), x);
+        self.pool.run(
+            input,
+            n,
+            1,
+            move |(model, linear, norm, x), items, out| {
+                for row in x[items.start * cols..items.end * cols].chunks(cols) {
+                    out.push(match norm {
+                        Some(weight) => {
+                            let mut normed = vec![0.0; cols];
+                            model.float.rms_norm(row, weight, eps, &mut normed);
+                            linear.prepare_vector(&model.float, &normed, n)
+                        }
+                        None => linear.prepare_vector(&model.float, row, n),
+                    });
+                }
+            },
+            |items, vectors| {
+                for (i, vector) in items.zip(vectors) {
+                    prepared.set(i, vector);
+                }
+            },
+        );
+        prepared
+    }
+
+    /// The products of several matrices with the same input, each `[token][rows]`.
+    fn product<const N: usize>(&mut self, linears: [&Arc<Linear>; N], input: PreparedInput) -> [Vec<f32>; N] {
+        let n = input.n_vectors();
+        let linears = linears.map(Arc::clone);
+        let mut outputs: [Vec<f32>; N] = std::array::from_fn(|i| vec![0.0; n * linears[i].rows()]);
+        let total_rows: usize = linears.iter().map(|linear| linear.rows()).sum();
+        let group_rows = (total_rows / (4 * self.pool.n_threads())).clamp(1, MAX_GROUP_ROWS);
+        // One work item is a group of neighbouring tiles of one matrix.
+        let mut items = Vec::new();
+        for (i, linear) in linears.iter().enumerate() {
+            let step = group_rows.div_ceil(linear.tile_rows());
+            for start in (0..linear.n_tiles()).step_by(step) {
+                items.push((i, start..(start + step).min(linear.n_tiles())));
+            }
+        }
+        let shape: Vec<_> = linears.iter().map(|linear| (linear.rows(), linear.tile_rows())).collect();
+        let placed = items.clone();
+        let n_items = items.len();
+        self.pool.run(
+            (linears, input, items),
+            n_items,
+            1,
+            |(linears, input, items), range, out| {
+                for (i, tiles) in &items[range] {
+                    linears[*i].product(tiles.clone(), input, out);
+                }
+            },
+            |range, values| {
+                let (i, tiles) = &placed[range.start];
+                let (rows, tile_rows) = shape[*i];
+                let range = tiles.start * tile_rows..(tiles.end * tile_rows).min(rows);
+                for (token, part) in values.chunks(range.len()).enumerate() {
+                    outputs[*i][token * rows..][range.clone()].copy_from_slice(part);
+                }
+            },
+        );
+        outputs
+    }
+
+    fn rotate_and_store(&mut self, layer: usize, position: usize, q: &mut [f32], k: &mut [f32], v: &[f32]) {
+        let Config { n_heads, n_kv_heads, head_dim, .. } = self.model.config;
+        let float = &self.model.float;
+        for (i, head) in q.chunks_mut(head_dim).enumerate() {
+            self.rope.rotate(float, position + i / n_heads, head);
+        }
+        for (i, (key, value)) in k.chunks_mut(head_dim).zip(v.chunks(head_dim)).enumerate() {
+            let (token, head) = (i / n_kv_heads, i % n_kv_heads);
+            self.rope.rotate(float, position + token, key);
+            self.cache.store(float, (layer, head), position + token, key, value);
+        }
+    }
+
+    /// Attention of the queries `[token][head][head_dim]`; the same shape comes back.
+    fn attention(&mut self, layer: usize, position: usize, q: Vec<f32>) -> Vec<f32> {
+        let Config { n_heads, n_kv_heads, head_dim, .. } = self.model.config;
+        let group = n_heads / n_kv_heads;
+        let n_tokens = q.len() / (n_heads * head_dim);
+        let mut out = vec![0.0; q.len()];
+        let cache = std::mem::take(&mut self.cache.layers[layer]);
+        let input = (Arc::clone(self.model), cache, q);
+        let (_, cache, _) = self.pool.run(
+            input,
+            n_tokens * n_kv_heads,
+            1,
+            move |(model, cache, q), items, out: &mut Vec<f32>| {
+                for item in items {
+                    let (token, kv_head) = (item / n_kv_heads, item % n_kv_heads);
+                    let first = (token * n_heads + kv_head * group) * head_dim;
+                    let start = out.len();
+                    out.resize(start + group * head_dim, 0.0);
+                    let queries = &q[first..first + group * head_dim];
+                    attend(&model.float, &cache[kv_head], position + token + 1, head_dim, queries, &mut out[start..]);
+                }
+            },
+            |items, values| {
+                for (item, part) in items.zip(values.chunks(group * head_dim)) {
+                    let first = (item / n_kv_heads * n_heads + item % n_kv_heads * group) * head_dim;
+                    out[first..first + part.len()].copy_from_slice(part);
+                }
+            },
+        );
+        self.cache.layers[layer] = cache;
+        out
+    }
+}
+
+/// No work item has more rows: enough to pay for handing it out, few enough to share evenly.
+const MAX_GROUP_ROWS: usize = 512;
+
+/// Attention of a few query heads that share one key/value head over its first `n_keys` keys:
+/// each block alone, then joined in order.
+fn attend(
+    float: &FloatKernels,
+    cache: &crate::kv_cache::HeadCache,
+    n_keys: usize,
+    head_dim: usize,
+    queries: &[f32],
+    out: &mut [f32],
+) {
+    let scale = 1.0 / (head_dim as f32).sqrt();
+    let mut scores = [0.0; ATTENTION_BLOCK];
+    let n_blocks = n_keys.div_ceil(ATTENTION_BLOCK);
+    let mut partial = vec![0.0; n_blocks * head_dim];
+    let mut stats = vec![(0.0, 0.0); n_blocks];
+    for (query, out) in queries.chunks(head_dim).zip(out.chunks_mut(head_dim)) {
+        for (b, block) in cache.blocks[..n_blocks].iter().enumerate() {
+            let n = (n_keys - b * ATTENTION_BLOCK).min(ATTENTION_BLOCK);
+            let part = &mut partial[b * head_dim..(b + 1) * head_dim];
+            stats[b] = float.attention_block(query, &block.keys, &block.values, n, scale, &mut scores, part);
+        }
+        float.attention_join(&stats, &partial, out);
+    }
+}
+
+fn norm_heads(float: &FloatKernels, config: &Config, heads: &mut [f32], weight: &[f32]) {
+    let mut input = vec![0.0; config.head_dim];
+    for head in heads.chunks_mut(config.head_dim) {
+        input.copy_from_slice(head);
+        float.rms_norm(&input, weight, config.rms_eps, head);
+    }
+}
