@@ -10,10 +10,7 @@ fuzz_target!(|data: &[u8]| {
         return;
     };
     for (key, value) in gguf.metadata() {
-        assert_eq!(
-            gguf.value(key).map(Value::value_type),
-            Some(value.value_type())
-        );
+        assert_eq!(gguf.value(key).map(Value::value_type), Some(value.value_type()));
         if let Value::Array(array) = value {
             let read = match array.strings() {
                 Some(strings) => strings.count(),
@@ -26,10 +23,7 @@ fuzz_target!(|data: &[u8]| {
     for tensor in gguf.tensors() {
         assert!(std::ptr::eq(gguf.tensor(tensor.name()).unwrap(), tensor));
         assert_eq!(tensor.offset() % gguf.alignment() as u64, 0);
-        ends.push((
-            tensor.offset(),
-            tensor.offset() + tensor.data().len() as u64,
-        ));
+        ends.push((tensor.offset(), tensor.offset() + tensor.data().len() as u64));
         let values = tensor.to_f32();
         if let Ok(values) = &values {
             assert_eq!(values.len(), tensor.rows() * tensor.cols());

@@ -49,26 +49,14 @@ impl<'a> Arbitrary<'a> for Input {
             let pattern = pattern.iter().map(|byte| byte.cast_signed());
             vectors.push(pattern.chain([-128]).cycle().take(cols).collect());
         }
-        Ok(Input {
-            geometry,
-            weights,
-            offset,
-            tiles,
-            vectors,
-        })
+        Ok(Input { geometry, weights, offset, tiles, vectors })
     }
 }
 
 fuzz_target!(|input: Input| {
     static KERNELS: OnceLock<Vec<&'static Kernel>> = OnceLock::new();
     let kernels = KERNELS.get_or_init(runnable_kernels);
-    let Input {
-        geometry,
-        weights,
-        offset,
-        tiles,
-        vectors,
-    } = input;
+    let Input { geometry, weights, offset, tiles, vectors } = input;
     let n_weights = geometry.rows * geometry.cols;
     let data = match weights {
         Weights::AnyBytes(seed) => any_bytes(&geometry, &mut Random::new(seed)),
@@ -78,18 +66,8 @@ fuzz_target!(|input: Input| {
     // Weights come from mapped files, which promise no alignment.
     let mut shifted = vec![0; offset];
     shifted.extend_from_slice(&data);
-    for kernel in kernels
-        .iter()
-        .filter(|kernel| kernel.layout == geometry.layout)
-    {
+    for kernel in kernels.iter().filter(|kernel| kernel.layout == geometry.layout) {
         let data = &shifted[offset..];
-        check_kernel(
-            kernel,
-            Isa::detect(),
-            &geometry,
-            data,
-            tiles.0..tiles.1,
-            &vectors,
-        );
+        check_kernel(kernel, Isa::detect(), &geometry, data, tiles.0..tiles.1, &vectors);
     }
 });

@@ -43,10 +43,7 @@ fuzz_target!(|input: Input| {
     let Input { geometry, pattern } = input;
     let bytes = || pattern.iter().copied().chain([0]).cycle();
 
-    let trits: Vec<i8> = bytes()
-        .take(geometry.rows * geometry.cols)
-        .map(|byte| (byte % 3) as i8 - 1)
-        .collect();
+    let trits: Vec<i8> = bytes().take(geometry.rows * geometry.cols).map(|byte| (byte % 3) as i8 - 1).collect();
     assert_eq!(unpack(&geometry, &pack(&geometry, &trits)), trits);
 
     let data: Vec<u8> = bytes().take(geometry.data_len()).collect();

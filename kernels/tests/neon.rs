@@ -8,21 +8,10 @@ use tritone_kernels::testing::runnable_kernels;
 #[test]
 fn dot_product_kernels_run_exactly_where_the_standard_library_finds_the_instructions() {
     let here = std::arch::is_aarch64_feature_detected!("dotprod");
-    let best = if here {
-        Level::NeonDotprod
-    } else {
-        Level::Neon
-    };
+    let best = if here { Level::NeonDotprod } else { Level::Neon };
     assert_eq!(Isa::detect().level(), best);
-    let used = runnable_kernels()
-        .iter()
-        .filter(|kernel| kernel.level == Level::NeonDotprod)
-        .count();
+    let used = runnable_kernels().iter().filter(|kernel| kernel.level == Level::NeonDotprod).count();
     // One GEMV, and one GEMM for each layout.
     assert_eq!(used, if here { 4 } else { 0 });
-    assert!(
-        runnable_kernels()
-            .iter()
-            .any(|kernel| kernel.level == Level::Neon)
-    );
+    assert!(runnable_kernels().iter().any(|kernel| kernel.level == Level::Neon));
 }

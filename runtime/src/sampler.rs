@@ -67,9 +67,7 @@ pub enum SamplerError {
         range: &'static str,
     },
     /// A logit that is NaN or plus infinity.
-    #[error(
-        "the logit of token {token} at position {position} is {value}: the model or its file is damaged"
-    )]
+    #[error("the logit of token {token} at position {position} is {value}: the model or its file is damaged")]
     Logit {
         /// The token's id.
         token: u32,
@@ -79,9 +77,7 @@ pub enum SamplerError {
         position: usize,
     },
     /// No logits at all, or all are minus infinity.
-    #[error(
-        "no token at position {position} has a logit above minus infinity, so none can be chosen"
-    )]
+    #[error("no token at position {position} has a logit above minus infinity, so none can be chosen")]
     NoneLeft {
         /// Number of tokens before this one.
         position: usize,
@@ -91,11 +87,9 @@ pub enum SamplerError {
 impl From<SamplerError> for Error {
     fn from(error: SamplerError) -> Self {
         match error {
-            SamplerError::Setting { name, value, range } => Error::InvalidOption {
-                option: name,
-                value: value.to_string(),
-                rule: format!("it must be {range}"),
-            },
+            SamplerError::Setting { name, value, range } => {
+                Error::InvalidOption { option: name, value: value.to_string(), rule: format!("it must be {range}") }
+            }
             SamplerError::Logit { position, .. } | SamplerError::NoneLeft { position } => {
                 Error::NonFiniteLogits { position }
             }
@@ -112,18 +106,8 @@ impl SamplerConfig {
         let from_zero = |x: f32| x.is_finite() && x >= 0.0;
         let within_one = |x: f32| (0.0..=1.0).contains(&x);
         let checks = [
-            (
-                "temperature",
-                self.temperature,
-                from_zero(self.temperature),
-                "0 or more, and finite",
-            ),
-            (
-                "top-p",
-                self.top_p,
-                self.top_p > 0.0 && self.top_p <= 1.0,
-                "more than 0 and at most 1",
-            ),
+            ("temperature", self.temperature, from_zero(self.temperature), "0 or more, and finite"),
+            ("top-p", self.top_p, self.top_p > 0.0 && self.top_p <= 1.0, "more than 0 and at most 1"),
             ("min-p", self.min_p, within_one(self.min_p), "from 0 to 1"),
             (
                 "repeat penalty",
@@ -131,18 +115,8 @@ impl SamplerConfig {
                 self.repeat_penalty.is_finite() && self.repeat_penalty > 0.0,
                 "more than 0, and finite",
             ),
-            (
-                "frequency penalty",
-                self.frequency_penalty,
-                self.frequency_penalty.is_finite(),
-                "finite",
-            ),
-            (
-                "presence penalty",
-                self.presence_penalty,
-                self.presence_penalty.is_finite(),
-                "finite",
-            ),
+            ("frequency penalty", self.frequency_penalty, self.frequency_penalty.is_finite(), "finite"),
+            ("presence penalty", self.presence_penalty, self.presence_penalty.is_finite(), "finite"),
         ];
         match checks.into_iter().find(|check| !check.2) {
             Some((name, value, _, range)) => Err(SamplerError::Setting { name, value, range }),
@@ -167,11 +141,7 @@ impl Sampler {
     pub fn new(config: SamplerConfig) -> Result<Self, SamplerError> {
         config.validate()?;
         let random = Xoshiro256PlusPlus::from_seed(config.seed);
-        Ok(Self {
-            config,
-            random,
-            candidates: Candidates::default(),
-        })
+        Ok(Self { config, random, candidates: Candidates::default() })
     }
 
     /// The settings.
@@ -184,11 +154,7 @@ impl Sampler {
     /// # Errors
     /// No logits, a logit that is NaN or plus infinity, or none above minus infinity.
     pub fn sample(&mut self, logits: &[f32], history: &[u32]) -> Result<u32, SamplerError> {
-        let Self {
-            config,
-            random,
-            candidates,
-        } = self;
+        let Self { config, random, candidates } = self;
         candidates.fill(logits, history.len())?;
         candidates.penalise(config, history)?;
         if config.temperature == 0.0 {
@@ -204,11 +170,7 @@ impl Sampler {
 /// A float's bits in the order of its value; -0 is taken for 0.
 fn order(value: f32) -> u32 {
     let bits = (value + 0.0).to_bits();
-    if bits >> 31 == 0 {
-        bits | 1 << 31
-    } else {
-        !bits
-    }
+    if bits >> 31 == 0 { bits | 1 << 31 } else { !bits }
 }
 
 fn key(id: u32, logit: f32) -> u64 {
@@ -221,11 +183,7 @@ fn id_of(key: u64) -> u32 {
 
 fn logit_of(key: u64) -> f32 {
     let bits = (key >> 32) as u32;
-    f32::from_bits(if bits >> 31 == 1 {
-        bits & !(1 << 31)
-    } else {
-        !bits
-    })
+    f32::from_bits(if bits >> 31 == 1 { bits & !(1 << 31) } else { !bits })
 }
 
 /// How probable a token is relative to one whose logit is `best`.
@@ -250,11 +208,7 @@ impl Candidates {
         self.keys.clear();
         for (token, &value) in (0..=u32::MAX).zip(logits) {
             if value.is_nan() || value == f32::INFINITY {
-                return Err(SamplerError::Logit {
-                    token,
-                    value,
-                    position,
-                });
+                return Err(SamplerError::Logit { token, value, position });
             }
             self.keys.push(key(token, value));
         }
@@ -263,9 +217,7 @@ impl Candidates {
 
     /// Repeat, frequency and presence penalty. Candidates must still be in order of id.
     fn penalise(&mut self, config: &SamplerConfig, history: &[u32]) -> Result<(), SamplerError> {
-        let off = config.repeat_penalty == 1.0
-            && config.frequency_penalty == 0.0
-            && config.presence_penalty == 0.0;
+        let off = config.repeat_penalty == 1.0 && config.frequency_penalty == 0.0 && config.presence_penalty == 0.0;
         if off {
             return Ok(());
         }
@@ -279,18 +231,10 @@ impl Candidates {
                 continue;
             };
             let logit = logit_of(*slot);
-            let scaled = if logit > 0.0 {
-                logit / config.repeat_penalty
-            } else {
-                logit * config.repeat_penalty
-            };
+            let scaled = if logit > 0.0 { logit / config.repeat_penalty } else { logit * config.repeat_penalty };
             let value = scaled - count as f32 * config.frequency_penalty - config.presence_penalty;
             if value.is_nan() || value == f32::INFINITY {
-                return Err(SamplerError::Logit {
-                    token: id,
-                    value,
-                    position: self.position,
-                });
+                return Err(SamplerError::Logit { token: id, value, position: self.position });
             }
             *slot = key(id, value);
         }
@@ -299,16 +243,10 @@ impl Candidates {
 
     /// The best token and its logit.
     fn best(&self) -> Result<(u32, f32), SamplerError> {
-        let best = if self.sorted > 0 {
-            self.keys.first()
-        } else {
-            self.keys.iter().max()
-        };
+        let best = if self.sorted > 0 { self.keys.first() } else { self.keys.iter().max() };
         match best.map(|&key| (id_of(key), logit_of(key))) {
             Some((id, logit)) if logit > f32::NEG_INFINITY => Ok((id, logit)),
-            _ => Err(SamplerError::NoneLeft {
-                position: self.position,
-            }),
+            _ => Err(SamplerError::NoneLeft { position: self.position }),
         }
     }
 
@@ -343,11 +281,7 @@ impl Candidates {
         }
         let (_, best) = self.best()?;
         // Before any sorting, so that the order of the sum does not depend on how a library selects.
-        let total: f64 = self
-            .keys
-            .iter()
-            .map(|&key| f64::from(weight(logit_of(key), best)))
-            .sum();
+        let total: f64 = self.keys.iter().map(|&key| f64::from(weight(logit_of(key), best))).sum();
         let wanted = total * f64::from(p);
         let (mut sum, mut kept) = (0.0, 0);
         while sum < wanted && kept < self.keys.len() {
@@ -447,13 +381,7 @@ mod tests {
     fn reference_random_numbers() {
         // The first outputs of the authors' C program for the state 1, 2, 3, 4.
         let mut random = Xoshiro256PlusPlus([1, 2, 3, 4]);
-        let first = [
-            41943041,
-            58720359,
-            3588806011781223,
-            3591011842654386,
-            9228616714210784205,
-        ];
+        let first = [41943041, 58720359, 3588806011781223, 3591011842654386, 9228616714210784205];
         assert_eq!(first.map(|_| random.next()), first);
         // And of SplitMix64 for the seed 1477776061723855037.
         let seeded = Xoshiro256PlusPlus::from_seed(1477776061723855037);
@@ -462,21 +390,10 @@ mod tests {
 
     #[test]
     fn keys_keep_logit_and_id() {
-        for (id, logit) in [
-            (0, 1.5),
-            (u32::MAX, -2.25),
-            (7, 0.0),
-            (9, f32::NEG_INFINITY),
-            (3, 1e-40),
-        ] {
-            assert_eq!(
-                (id_of(key(id, logit)), logit_of(key(id, logit))),
-                (id, logit)
-            );
+        for (id, logit) in [(0, 1.5), (u32::MAX, -2.25), (7, 0.0), (9, f32::NEG_INFINITY), (3, 1e-40)] {
+            assert_eq!((id_of(key(id, logit)), logit_of(key(id, logit))), (id, logit));
         }
-        assert!(
-            key(1, 2.0) > key(2, 2.0) && key(2, 2.0) > key(0, 1.0) && key(0, -1.0) > key(1, -2.0)
-        );
+        assert!(key(1, 2.0) > key(2, 2.0) && key(2, 2.0) > key(0, 1.0) && key(0, -1.0) > key(1, -2.0));
     }
 
     #[test]
@@ -533,12 +450,7 @@ mod tests {
     #[test]
     fn min_p_is_relative_to_the_best() {
         let logits = [0.05_f32, 0.5, 0.15, 0.3].map(f32::ln);
-        for (p, expected) in [
-            (0.0, &[0, 1, 2, 3][..]),
-            (0.2, &[1, 2, 3]),
-            (0.4, &[1, 3]),
-            (1.0, &[1]),
-        ] {
+        for (p, expected) in [(0.0, &[0, 1, 2, 3][..]), (0.2, &[1, 2, 3]), (0.4, &[1, 3]), (1.0, &[1])] {
             let mut c = candidates(&logits);
             c.min_p(p).unwrap();
             assert_eq!(ids(&c), expected, "min-p {p}");
@@ -562,14 +474,8 @@ mod tests {
         // Token 3 lies before the last four; token 99 is outside the vocabulary.
         c.penalise(&config, &[3, 0, 0, 1, 99]).unwrap();
         let logits: Vec<f32> = c.keys.iter().map(|&key| logit_of(key)).collect();
-        assert_eq!(
-            logits,
-            [4.0 / 2.0 - 1.0 - 0.25, -8.0 - 0.5 - 0.25, 1.0, 8.0]
-        );
-        let off = SamplerConfig {
-            repeat_last_n: 0,
-            ..config
-        };
+        assert_eq!(logits, [4.0 / 2.0 - 1.0 - 0.25, -8.0 - 0.5 - 0.25, 1.0, 8.0]);
+        let off = SamplerConfig { repeat_last_n: 0, ..config };
         let mut c = candidates(&[4.0, -4.0]);
         c.penalise(&off, &[0, 1]).unwrap();
         assert_eq!(c.keys, candidates(&[4.0, -4.0]).keys);

@@ -47,10 +47,7 @@ pub struct Message {
 impl Message {
     /// A message.
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Self {
-            role: role.into(),
-            content: content.into(),
-        }
+        Self { role: role.into(), content: content.into() }
     }
 }
 
@@ -121,18 +118,14 @@ impl ChatTemplate {
     /// A template that is too long, is not text, or does not compile.
     pub fn from_gguf(file: &Gguf, tokenizer: &Tokenizer) -> Result<Self> {
         let name = |id: Option<u32>| {
-            let bytes = id
-                .and_then(|id| tokenizer.token_name(id))
-                .unwrap_or_default();
+            let bytes = id.and_then(|id| tokenizer.token_name(id)).unwrap_or_default();
             String::from_utf8_lossy(bytes).into_owned()
         };
         let (bos, eos) = (name(tokenizer.bos()), name(tokenizer.eos()));
         if let Some(source) = file.find::<&str>("tokenizer.chat_template")? {
             return Self::new(source, &bos, &eos);
         }
-        let architecture = file
-            .find::<&str>("general.architecture")?
-            .unwrap_or_default();
+        let architecture = file.find::<&str>("general.architecture")?.unwrap_or_default();
         Self::known(ChatForm::choose(architecture, tokenizer), &bos, &eos)
     }
 
@@ -141,10 +134,7 @@ impl ChatTemplate {
     /// # Errors
     /// None in practice: the forms compile.
     pub fn known(form: ChatForm, bos: &str, eos: &str) -> Result<Self> {
-        Ok(Self {
-            form: Some(form),
-            ..Self::new(form.source(), bos, eos)?
-        })
+        Ok(Self { form: Some(form), ..Self::new(form.source(), bos, eos)? })
     }
 
     /// Compiles a template. `bos` and `eos` are what it sees as `bos_token` and `eos_token`.
@@ -161,20 +151,14 @@ impl ChatTemplate {
         let mut environment = Environment::new();
         // What Python's side sets: a line with only a block leaves no trace.
         environment.set_syntax(
-            SyntaxConfig::builder()
-                .trim_blocks(true)
-                .lstrip_blocks(true)
-                .build()
-                .map_err(|error| refused(&error))?,
+            SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(|error| refused(&error))?,
         );
         environment.set_recursion_limit(MAX_DEPTH);
         environment.set_debug(false);
         environment.set_unknown_method_callback(python_method);
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", |format: String| {
-            let now = SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .map_or(0, |time| time.as_secs());
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
             strftime(&format, now)
         });
         let source = source.to_owned();
@@ -182,12 +166,7 @@ impl ChatTemplate {
             environment.add_template_owned(NAME, source)?;
             Ok(environment)
         })?;
-        Ok(Self {
-            environment,
-            bos: bos.into(),
-            eos: eos.into(),
-            form: None,
-        })
+        Ok(Self { environment, bos: bos.into(), eos: eos.into(), form: None })
     }
 
     /// The prompt for `messages`; with `add_generation_prompt` it ends where the assistant's answer begins. Control tokens
@@ -196,10 +175,7 @@ impl ChatTemplate {
     /// # Errors
     /// What the template raises (some refuse a system message, or two of one role in a row), and a budget that is used up.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
-        let bytes = messages
-            .iter()
-            .map(|m| m.content.len() + m.role.len())
-            .sum::<usize>() as u64;
+        let bytes = messages.iter().map(|m| m.content.len() + m.role.len()).sum::<usize>() as u64;
         let fuel = FUEL + FUEL_PER_MESSAGE * messages.len() as u64 + bytes / BYTES_PER_FUEL;
         let messages: Vec<Value> = messages
             .iter()
@@ -247,9 +223,7 @@ type Engine<T> = std::result::Result<T, minijinja::Error>;
 
 /// Runs the engine on a thread with a stack that no admissible template exhausts, and waits no longer than the deadline.
 /// A thread that is late is abandoned: it ends with the process or with the fuel.
-fn on_deep_stack<T: Send + 'static>(
-    work: impl FnOnce() -> Engine<T> + Send + 'static,
-) -> Result<T> {
+fn on_deep_stack<T: Send + 'static>(work: impl FnOnce() -> Engine<T> + Send + 'static) -> Result<T> {
     let failed = |what: String| Error::Template {
         what,
         fix: "use `tritone run`, which needs no template, or another file".into(),
@@ -262,37 +236,22 @@ fn on_deep_stack<T: Send + 'static>(
         .map_err(|error| failed(format!("a thread for it could not be started: {error}")))?;
     match receive.recv_timeout(DEADLINE) {
         Ok(result) => result.map_err(|error| refused(&error)),
-        Err(RecvTimeoutError::Timeout) => Err(failed(format!(
-            "it is not done after {} seconds",
-            DEADLINE.as_secs()
-        ))),
-        Err(RecvTimeoutError::Disconnected) => {
-            Err(failed("the template engine failed on it".into()))
-        }
+        Err(RecvTimeoutError::Timeout) => Err(failed(format!("it is not done after {} seconds", DEADLINE.as_secs()))),
+        Err(RecvTimeoutError::Disconnected) => Err(failed("the template engine failed on it".into())),
     }
 }
 
 /// An error of the template engine as one line; it may quote the template.
 fn refused(error: &minijinja::Error) -> Error {
-    let mut what: String = error
-        .to_string()
-        .chars()
-        .take(300)
-        .flat_map(char::escape_debug)
-        .collect();
+    let mut what: String = error.to_string().chars().take(300).flat_map(char::escape_debug).collect();
     // Quotes are common in these messages and harmless.
     what = what.replace("\\\"", "\"").replace("\\'", "'");
     let fix = match error.kind() {
         ErrorKind::OutOfFuel => "the template or the conversation is too large: start a new one",
-        ErrorKind::InvalidOperation => {
-            "change the messages, or use `tritone run`, which needs no template"
-        }
+        ErrorKind::InvalidOperation => "change the messages, or use `tritone run`, which needs no template",
         _ => "use `tritone run`, which needs no template, or another file",
     };
-    Error::Template {
-        what,
-        fix: fix.into(),
-    }
+    Error::Template { what, fix: fix.into() }
 }
 
 fn fail(kind: ErrorKind, message: String) -> minijinja::Error {
@@ -309,10 +268,7 @@ fn raise_exception(message: String) -> Engine<Value> {
 /// engine's own filters, which pay before they allocate, and the rest pays for its input first.
 fn python_method(state: &mut State, value: &Value, method: &str, args: &[Value]) -> Engine<Value> {
     let unknown = || {
-        let what = format!(
-            "{} has no method {method} for these arguments",
-            value.kind()
-        );
+        let what = format!("{} has no method {method} for these arguments", value.kind());
         Err(fail(ErrorKind::UnknownMethod, what))
     };
     match (value.kind(), value.as_str()) {
@@ -348,15 +304,7 @@ const MONTHS: [&str; 12] = [
     "November",
     "December",
 ];
-const DAYS: [&str; 7] = [
-    "Thursday",
-    "Friday",
-    "Saturday",
-    "Sunday",
-    "Monday",
-    "Tuesday",
-    "Wednesday",
-];
+const DAYS: [&str; 7] = ["Thursday", "Friday", "Saturday", "Sunday", "Monday", "Tuesday", "Wednesday"];
 
 /// Python's `strftime` for the codes that templates use, in UTC. `seconds` are since 1970.
 fn strftime(format: &str, seconds: u64) -> Engine<String> {
@@ -376,11 +324,7 @@ fn strftime(format: &str, seconds: u64) -> Engine<String> {
             code = chars.next();
         }
         let two = |n: u64| {
-            if padded {
-                format!("{n:02}")
-            } else {
-                n.to_string()
-            }
+            if padded { format!("{n:02}") } else { n.to_string() }
         };
         let (month_name, day_name) = (MONTHS[month as usize - 1], DAYS[(days % 7) as usize]);
         out += &match code {
@@ -420,16 +364,8 @@ fn civil(days: u64) -> (u64, u64, u64) {
     let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
     let day = day - (365 * year + year / 4 - year / 100);
     let from_march = (5 * day + 2) / 153;
-    let month = if from_march < 10 {
-        from_march + 3
-    } else {
-        from_march - 9
-    };
-    (
-        era * 400 + year + u64::from(month <= 2),
-        month,
-        day - (153 * from_march + 2) / 5 + 1,
-    )
+    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
+    (era * 400 + year + u64::from(month <= 2), month, day - (153 * from_march + 2) / 5 + 1)
 }
 
 #[cfg(test)]
@@ -438,20 +374,10 @@ mod tests {
 
     #[test]
     fn dates() {
-        let all =
-            |seconds| strftime("%Y-%m-%d %H:%M:%S %a %A %b %B %-d %y %I %p %%", seconds).unwrap();
-        assert_eq!(
-            all(0),
-            "1970-01-01 00:00:00 Thu Thursday Jan January 1 70 12 AM %"
-        );
-        assert_eq!(
-            all(951_782_400 + 13 * 3600 + 61),
-            "2000-02-29 13:01:01 Tue Tuesday Feb February 29 00 01 PM %"
-        );
-        assert_eq!(
-            all(1_721_952_000),
-            "2024-07-26 00:00:00 Fri Friday Jul July 26 24 12 AM %"
-        );
+        let all = |seconds| strftime("%Y-%m-%d %H:%M:%S %a %A %b %B %-d %y %I %p %%", seconds).unwrap();
+        assert_eq!(all(0), "1970-01-01 00:00:00 Thu Thursday Jan January 1 70 12 AM %");
+        assert_eq!(all(951_782_400 + 13 * 3600 + 61), "2000-02-29 13:01:01 Tue Tuesday Feb February 29 00 01 PM %");
+        assert_eq!(all(1_721_952_000), "2024-07-26 00:00:00 Fri Friday Jul July 26 24 12 AM %");
         assert!(strftime("%Q", 0).is_err() && strftime("%", 0).is_err());
     }
 

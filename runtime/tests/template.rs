@@ -16,35 +16,25 @@ fn talk() -> Vec<Message> {
 }
 
 fn render(source: &str) -> String {
-    ChatTemplate::new(source, "<s>", "</s>")
-        .unwrap()
-        .render(&talk(), true)
-        .unwrap()
+    ChatTemplate::new(source, "<s>", "</s>").unwrap().render(&talk(), true).unwrap()
 }
 
 fn refusal(source: &str) -> String {
-    let rendered = ChatTemplate::new(source, "<s>", "</s>")
-        .and_then(|template| template.render(&talk(), true));
-    let message = rendered
-        .expect_err("this template must be refused")
-        .to_string();
+    let rendered = ChatTemplate::new(source, "<s>", "</s>").and_then(|template| template.render(&talk(), true));
+    let message = rendered.expect_err("this template must be refused").to_string();
     assert!(!message.contains('\n') && message.len() < 700, "{message}");
     message
 }
 
 #[test]
 fn the_template_of_a_file() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/data/models/bitnet-relu2/model-i2_s.gguf");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/models/bitnet-relu2/model-i2_s.gguf");
     let file = Gguf::open(path).unwrap();
     let tokenizer = Tokenizer::from_gguf(&file).unwrap();
     let template = ChatTemplate::from_gguf(&file, &tokenizer).unwrap();
     let expected = "System: Be brief.<|eot_id|>User:   Hi! <|eot_id|>Assistant: Hello.<|eot_id|>User: Who?<|eot_id|>";
     assert_eq!(template.render(&talk(), false).unwrap(), expected);
-    assert_eq!(
-        template.render(&talk(), true).unwrap(),
-        format!("{expected}Assistant: ")
-    );
+    assert_eq!(template.render(&talk(), true).unwrap(), format!("{expected}Assistant: "));
     assert_eq!((template.form(), template.note()), (None, None));
 }
 
@@ -55,10 +45,7 @@ fn known_forms() {
         assert_eq!(template.form(), Some(form));
         template.render(&talk()[1..3], true).unwrap()
     };
-    assert_eq!(
-        known(ChatForm::BitNet),
-        "User: Hi!<|eot_id|>Assistant: Hello.<|eot_id|>Assistant: "
-    );
+    assert_eq!(known(ChatForm::BitNet), "User: Hi!<|eot_id|>Assistant: Hello.<|eot_id|>Assistant: ");
     assert_eq!(
         known(ChatForm::Llama3),
         "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nHi!<|eot_id|><|start_header_id|>assistant\
@@ -68,10 +55,7 @@ fn known_forms() {
         known(ChatForm::ChatMl),
         "<|im_start|>user\n  Hi! <|im_end|>\n<|im_start|>assistant\nHello.<|im_end|>\n<|im_start|>assistant\n"
     );
-    assert_eq!(
-        known(ChatForm::Plain),
-        "User: Hi!\nAssistant: Hello.\nAssistant:"
-    );
+    assert_eq!(known(ChatForm::Plain), "User: Hi!\nAssistant: Hello.\nAssistant:");
     let plain = ChatTemplate::known(ChatForm::Plain, "", "").unwrap();
     assert!(plain.note().is_some() && plain.stop_strings().contains(&"\nUser:"));
 }
@@ -79,10 +63,7 @@ fn known_forms() {
 #[test]
 fn what_published_templates_use() {
     // Lines that hold only a block vanish, as under trim_blocks and lstrip_blocks.
-    assert_eq!(
-        render("a\n  {% if true %}\nb\n  {% endif %}\nc\n"),
-        "a\nb\nc"
-    );
+    assert_eq!(render("a\n  {% if true %}\nb\n  {% endif %}\nc\n"), "a\nb\nc");
     assert_eq!(
         render(
             "{%- set ns = namespace(last=-1, system='') -%}\
@@ -110,10 +91,7 @@ fn what_published_templates_use() {
         render("{{ bos_token }}{{ messages[0] | tojson }}{{ eos_token }}"),
         "<s>{\"role\": \"system\", \"content\": \"Be brief.\"}</s>"
     );
-    assert_eq!(
-        render("{{ messages[0].items() | list | length }}{{ messages[0].get('x', 'y') }}"),
-        "2y"
-    );
+    assert_eq!(render("{{ messages[0].items() | list | length }}{{ messages[0].get('x', 'y') }}"), "2y");
     assert_eq!(
         render(
             "{% macro tag(name) %}<{{ name }}>{% endmacro %}{{ tag('a') }}{{ tools is none }}{{ nothing is defined }}{{ messages[0].content is string }}"
@@ -121,29 +99,19 @@ fn what_published_templates_use() {
         "<a>TrueFalseTrue"
     );
     assert_eq!(
-        render(
-            "{{ 'x' if add_generation_prompt else 'y' }}{{ (1, 2)[0] }}{{ 7 % 2 == 1 }}{{ nothing }}"
-        ),
+        render("{{ 'x' if add_generation_prompt else 'y' }}{{ (1, 2)[0] }}{{ 7 % 2 == 1 }}{{ nothing }}"),
         "x1True"
     );
     let year: u32 = render("{{ strftime_now('%Y') }}").parse().unwrap();
     assert!((2024..3000).contains(&year));
-    assert!(
-        refusal("{{ raise_exception('roles must alternate') }}").contains("roles must alternate")
-    );
+    assert!(refusal("{{ raise_exception('roles must alternate') }}").contains("roles must alternate"));
 }
 
 #[test]
 fn templates_that_are_wrong() {
-    for source in [
-        "{{",
-        "{% if %}",
-        "{% for %}",
-        "{{ nothing.x }}",
-        "{{ f() }}",
-        "{% include 'other' %}",
-        "{{ 'a'.zap() }}",
-    ] {
+    for source in
+        ["{{", "{% if %}", "{% for %}", "{{ nothing.x }}", "{{ f() }}", "{% include 'other' %}", "{{ 'a'.zap() }}"]
+    {
         refusal(source);
     }
     assert!(refusal(&" ".repeat(300 << 10)).contains("32768"));
@@ -153,10 +121,7 @@ fn templates_that_are_wrong() {
 fn a_deadline_ends_what_fuel_does_not() {
     // One expression of 16,000 operators: the compiler takes quadratic time.
     let message = refusal(&format!("{{{{ x{} }}}}", "~x".repeat(16_000)));
-    assert!(
-        message.contains("not done after") || message.contains("fuel"),
-        "{message}"
-    );
+    assert!(message.contains("not done after") || message.contains("fuel"), "{message}");
 }
 
 #[test]
@@ -164,8 +129,7 @@ fn hostile_templates_end_soon() {
     let deep = format!("{{{{ {}1{} }}}}", "(".repeat(10_000), ")".repeat(10_000));
     let long_chain = format!("{{{{ 1{} }}}}", " + 1".repeat(7_000));
     // Long, not deep: allowed to work, but it must not overflow the stack.
-    let _ =
-        ChatTemplate::new(&long_chain, "", "").and_then(|template| template.render(&talk(), true));
+    let _ = ChatTemplate::new(&long_chain, "", "").and_then(|template| template.render(&talk(), true));
     for source in [
         deep.as_str(),
         "{% for a in range(100000) %}{% for b in range(100000) %}{% endfor %}{% endfor %}",

@@ -9,32 +9,20 @@ use proptest::prelude::*;
 use tokenizer_specs::{bytes_spec, spm_spec};
 use tritone_runtime::gguf::Gguf;
 use tritone_runtime::tokenizer::{
-    PreTokenizer, SpecialTokens, StopError, StopStrings, Tokenizer, Utf8Stream, VocabKind,
-    VocabSpec,
+    PreTokenizer, SpecialTokens, StopError, StopStrings, Tokenizer, Utf8Stream, VocabKind, VocabSpec,
 };
 
-const MODELS: [&str; 3] = [
-    "bitnet-relu2/model-i2_s.gguf",
-    "llama-silu-bitlinear/model-i2_s.gguf",
-    "qwen3-group128/model-q2_0.gguf",
-];
+const MODELS: [&str; 3] =
+    ["bitnet-relu2/model-i2_s.gguf", "llama-silu-bitlinear/model-i2_s.gguf", "qwen3-group128/model-q2_0.gguf"];
 
 fn model_path(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/data/models")
-        .join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/models").join(name)
 }
 
 static TOKENIZERS: LazyLock<Vec<Tokenizer>> = LazyLock::new(|| {
-    let mut all: Vec<Tokenizer> = MODELS
-        .iter()
-        .map(|name| Tokenizer::from_gguf(&Gguf::open(model_path(name)).unwrap()).unwrap())
-        .collect();
-    for rule in [
-        PreTokenizer::Llama3,
-        PreTokenizer::Qwen2,
-        PreTokenizer::Gpt2,
-    ] {
+    let mut all: Vec<Tokenizer> =
+        MODELS.iter().map(|name| Tokenizer::from_gguf(&Gguf::open(model_path(name)).unwrap()).unwrap()).collect();
+    for rule in [PreTokenizer::Llama3, PreTokenizer::Qwen2, PreTokenizer::Gpt2] {
         all.push(Tokenizer::new(&bytes_spec(rule)).unwrap());
     }
     all
@@ -48,10 +36,8 @@ fn plain(tokenizer: &Tokenizer, text: &str) -> Vec<u32> {
 
 /// The big vocabularies lie beside the repository; without them these tests say so and pass.
 fn shared(file: &str) -> Option<PathBuf> {
-    let root = std::env::var_os("TRITONE_SHARED").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared"),
-        PathBuf::from,
-    );
+    let root = std::env::var_os("TRITONE_SHARED")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared"), PathBuf::from);
     let path = root.join("vectors/tokenizer").join(file);
     if !path.exists() {
         println!("skipped: {} is not there", path.display());
@@ -65,8 +51,7 @@ fn check_vectors(file: &str, adds_bos: bool) {
         return;
     };
     let tokenizer = Tokenizer::from_gguf(&Gguf::open(&path).unwrap()).unwrap();
-    let read =
-        |extension| std::fs::read_to_string(format!("{}.{extension}", path.display())).unwrap();
+    let read = |extension| std::fs::read_to_string(format!("{}.{extension}", path.display())).unwrap();
     let (inputs, outputs) = (read("inp"), read("out"));
     let inputs: Vec<&str> = inputs.split("\n__ggml_vocab_test__\n").collect();
     let outputs: Vec<&str> = outputs.lines().collect();
@@ -74,15 +59,9 @@ fn check_vectors(file: &str, adds_bos: bool) {
     assert_eq!(inputs.len(), outputs.len() + 1);
     assert!(outputs.len() > 40);
     for (text, expected) in inputs.iter().zip(&outputs) {
-        let expected: Vec<u32> = expected
-            .split_whitespace()
-            .map(|id| id.parse().unwrap())
-            .collect();
+        let expected: Vec<u32> = expected.split_whitespace().map(|id| id.parse().unwrap()).collect();
         assert_eq!(plain(&tokenizer, text), expected, "{text:?}");
-        assert_eq!(
-            String::from_utf8(tokenizer.decode(&expected)).unwrap(),
-            *text
-        );
+        assert_eq!(String::from_utf8(tokenizer.decode(&expected)).unwrap(), *text);
     }
     assert_eq!(tokenizer.adds_bos(), adds_bos);
 }
@@ -113,28 +92,19 @@ fn llama3_ends_on_both_tokens() {
     let prompt = "User: Hi<|eot_id|>Assistant: ";
     let ids = tokenizer.encode(prompt, SpecialTokens::Parse, true);
     assert_eq!((ids[0], ids.contains(&128_009)), (128_000, true));
-    assert!(
-        !tokenizer
-            .encode(prompt, SpecialTokens::Plain, true)
-            .contains(&128_009)
-    );
+    assert!(!tokenizer.encode(prompt, SpecialTokens::Plain, true).contains(&128_009));
 }
 
 #[test]
 fn prompts_of_the_reference_models() {
     for (name, tokenizer) in MODELS.iter().zip(TOKENIZERS.iter()) {
         let path = model_path(name).with_file_name("reference.json");
-        let reference: serde_json::Value =
-            serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        let reference: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
         for case in reference.as_array().unwrap() {
             let expected: Vec<u32> = serde_json::from_value(case["ids"].clone()).unwrap();
             let text = case["prompt"].as_str().unwrap();
             assert!(tokenizer.adds_bos());
-            assert_eq!(
-                tokenizer.encode(text, SpecialTokens::Plain, true),
-                expected,
-                "{name}: {text}"
-            );
+            assert_eq!(tokenizer.encode(text, SpecialTokens::Plain, true), expected, "{name}: {text}");
         }
     }
 }
@@ -171,19 +141,13 @@ fn sentencepiece_by_hand() {
     assert_eq!(plain(tokenizer, " hello"), [259, 267]);
     // "é" is no token: its bytes are. Byte b is token 3 + b.
     assert_eq!(plain(tokenizer, "é"), [259, 3 + 0xc3, 3 + 0xa9]);
-    assert_eq!(
-        tokenizer.encode("lo", SpecialTokens::Plain, true),
-        [1, 259, 264]
-    );
+    assert_eq!(tokenizer.encode("lo", SpecialTokens::Plain, true), [1, 259, 264]);
     // The space is put before each stretch of text, and taken away from each.
     let ids = tokenizer.encode("lo</s>lo", SpecialTokens::Parse, false);
     assert_eq!(ids, [259, 264, 2, 259, 264]);
     assert_eq!(tokenizer.decode(&ids), b"lolo");
     // Names of byte tokens and control tokens are not text.
-    assert!(
-        !plain(tokenizer, "<s><0x41>").contains(&1)
-            && !plain(tokenizer, "<0x41>").contains(&(3 + 0x41))
-    );
+    assert!(!plain(tokenizer, "<s><0x41>").contains(&1) && !plain(tokenizer, "<0x41>").contains(&(3 + 0x41)));
     // With an unknown token, bytes may be missing.
     let mut spec = spm_spec();
     spec.token_types[3 + 0xa9] = 5;
@@ -197,17 +161,12 @@ fn sentencepiece_by_hand() {
 #[test]
 fn user_defined_tokens_are_found_in_plain_text() {
     let mut spec = bytes_spec(PreTokenizer::Qwen2);
-    spec.tokens
-        .extend([&b"<think>"[..], b"<|im_end|>", b"<think>x"]);
+    spec.tokens.extend([&b"<think>"[..], b"<|im_end|>", b"<think>x"]);
     spec.token_types = vec![1; 259];
     spec.token_types.extend([4, 3, 4]);
     let n = spec.tokens.len() as u32;
     let tokenizer = Tokenizer::new(&spec).unwrap();
-    assert_eq!(
-        plain(&tokenizer, "<think><think>x"),
-        [n - 3, n - 1],
-        "the longest wins"
-    );
+    assert_eq!(plain(&tokenizer, "<think><think>x"), [n - 3, n - 1], "the longest wins");
     assert!(!plain(&tokenizer, "<|im_end|>").contains(&(n - 2)));
     assert_eq!(tokenizer.decode(&[n - 3, n - 2]), b"<think>");
     assert!(tokenizer.is_end(n - 2));
@@ -290,36 +249,16 @@ proptest! {
 
 #[test]
 fn stop_strings_are_checked() {
-    assert_eq!(
-        StopStrings::new(["a", ""]).unwrap_err(),
-        StopError::Empty(1)
-    );
-    assert_eq!(
-        StopStrings::new(["a"; 65]).unwrap_err(),
-        StopError::TooMany(65)
-    );
-    assert!(matches!(
-        StopStrings::new(["a".repeat(5000)]),
-        Err(StopError::TooLong {
-            index: 0,
-            bytes: 5000
-        })
-    ));
+    assert_eq!(StopStrings::new(["a", ""]).unwrap_err(), StopError::Empty(1));
+    assert_eq!(StopStrings::new(["a"; 65]).unwrap_err(), StopError::TooMany(65));
+    assert!(matches!(StopStrings::new(["a".repeat(5000)]), Err(StopError::TooLong { index: 0, bytes: 5000 })));
     let mut stop = StopStrings::new(["aab"]).unwrap();
-    assert_eq!(
-        (stop.push("aaa"), stop.push("ac")),
-        ("a".into(), "aaac".into())
-    );
-    assert_eq!(
-        (stop.push("xaab"), stop.push("more")),
-        ("x".into(), String::new())
-    );
+    assert_eq!((stop.push("aaa"), stop.push("ac")), ("a".into(), "aaac".into()));
+    assert_eq!((stop.push("xaab"), stop.push("more")), ("x".into(), String::new()));
 }
 
 fn refusal(spec: &VocabSpec) -> String {
-    let error = Tokenizer::new(spec)
-        .expect_err("this vocabulary must be refused")
-        .to_string();
+    let error = Tokenizer::new(spec).expect_err("this vocabulary must be refused").to_string();
     assert!(!error.contains('\n') && error.len() < 300, "{error}");
     error
 }
@@ -327,38 +266,18 @@ fn refusal(spec: &VocabSpec) -> String {
 #[test]
 fn hostile_vocabularies() {
     let bpe = VocabKind::Bpe(PreTokenizer::Llama3);
-    assert_eq!(
-        refusal(&VocabSpec::new(bpe)),
-        "the vocabulary has no tokens"
-    );
+    assert_eq!(refusal(&VocabSpec::new(bpe)), "the vocabulary has no tokens");
     let change = |change: &dyn Fn(&mut VocabSpec<'static>)| {
         let mut spec = bytes_spec(PreTokenizer::Llama3);
         change(&mut spec);
         refusal(&spec)
     };
-    assert_eq!(
-        change(&|s| s.merges.push(b"a nothere")),
-        "merge 3 names \"nothere\", which is not in the vocabulary"
-    );
-    assert!(
-        change(&|s| s.merges.push(b"a z")).contains("\"az\""),
-        "the merged token is missing"
-    );
-    for merge in [
-        &b""[..],
-        b"a",
-        b" a",
-        b"a ",
-        b"a b c",
-        b"\xff b",
-        "a ▁".as_bytes(),
-    ] {
+    assert_eq!(change(&|s| s.merges.push(b"a nothere")), "merge 3 names \"nothere\", which is not in the vocabulary");
+    assert!(change(&|s| s.merges.push(b"a z")).contains("\"az\""), "the merged token is missing");
+    for merge in [&b""[..], b"a", b" a", b"a ", b"a b c", b"\xff b", "a ▁".as_bytes()] {
         assert!(change(&|s| s.merges.push(merge)).starts_with("merge 3"));
     }
-    assert_eq!(
-        change(&|s| s.merges.push(b"a b")),
-        "merges 0 and 3 join the same pair, \"a b\""
-    );
+    assert_eq!(change(&|s| s.merges.push(b"a b")), "merges 0 and 3 join the same pair, \"a b\"");
     assert!(change(&|s| s.tokens.push(b"ab")).contains("are both \"ab\""));
     assert!(change(&|s| { s.tokens.extend([&b"<|x|>"[..]; 2]) }).contains("are both \"<|x|>\""));
     assert!(

@@ -13,6 +13,8 @@
 pub(crate) mod avx2;
 #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
 pub(crate) mod neon;
+#[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+pub(crate) mod neon_dotprod;
 pub(crate) mod scalar;
 
 use crate::format::t5::TILE_ROWS as MAX_TILE_ROWS;

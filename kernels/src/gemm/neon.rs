@@ -23,17 +23,9 @@ pub(crate) fn run(
     n_vectors: usize,
     out: &mut [i32],
 ) {
-    drive(
-        geometry,
-        data,
-        tiles,
-        prepared,
-        n_vectors,
-        out,
-        |codes, activations, sums| {
-            dot(codes, activations, sums);
-        },
-    );
+    drive(geometry, data, tiles, prepared, n_vectors, out, |codes, activations, sums| {
+        dot(codes, activations, sums);
+    });
 }
 
 /// Adds each row's product to its sum.

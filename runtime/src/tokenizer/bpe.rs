@@ -26,10 +26,7 @@ pub(super) struct Merges {
 
 impl Merges {
     pub(super) fn with_capacity(count: usize) -> Self {
-        Self {
-            rules: Vec::with_capacity(count),
-            ranks: HashMap::with_capacity(count),
-        }
+        Self { rules: Vec::with_capacity(count), ranks: HashMap::with_capacity(count) }
     }
 
     /// Adds the rule of the next rank, or returns the rank that already joins this pair.
@@ -38,11 +35,7 @@ impl Merges {
         if let Some(first) = self.ranks.insert((left, right), rank) {
             return Err(first);
         }
-        self.rules.push(Rule {
-            left,
-            right,
-            merged,
-        });
+        self.rules.push(Rule { left, right, merged });
         Ok(())
     }
 }
@@ -67,19 +60,10 @@ pub(super) struct Merger {
 
 impl Merger {
     /// Appends the tokens of one word, given as the tokens of its bytes.
-    pub(super) fn merge(
-        &mut self,
-        merges: &Merges,
-        bytes: impl Iterator<Item = u32>,
-        out: &mut Vec<u32>,
-    ) {
+    pub(super) fn merge(&mut self, merges: &Merges, bytes: impl Iterator<Item = u32>, out: &mut Vec<u32>) {
         self.symbols.clear();
         self.heap.clear();
-        self.symbols.extend(bytes.enumerate().map(|(i, id)| Symbol {
-            id,
-            prev: i.wrapping_sub(1),
-            next: i + 1,
-        }));
+        self.symbols.extend(bytes.enumerate().map(|(i, id)| Symbol { id, prev: i.wrapping_sub(1), next: i + 1 }));
         let Some(last) = self.symbols.last_mut() else {
             return;
         };
@@ -89,9 +73,7 @@ impl Merger {
         }
         while let Some(Reverse((rank, left))) = self.heap.pop() {
             let rule = merges.rules[rank as usize];
-            let Symbol {
-                id, next: right, ..
-            } = self.symbols[left];
+            let Symbol { id, next: right, .. } = self.symbols[left];
             if id != rule.left || right == NONE || self.symbols[right].id != rule.right {
                 continue;
             }
@@ -133,14 +115,8 @@ mod tests {
     /// The definition: again and again join the leftmost pair of the lowest rank.
     fn naive(merges: &Merges, mut ids: Vec<u32>) -> Vec<u32> {
         loop {
-            let best = (1..ids.len())
-                .filter_map(|i| {
-                    merges
-                        .ranks
-                        .get(&(ids[i - 1], ids[i]))
-                        .map(|&rank| (rank, i))
-                })
-                .min();
+            let best =
+                (1..ids.len()).filter_map(|i| merges.ranks.get(&(ids[i - 1], ids[i])).map(|&rank| (rank, i))).min();
             let Some((rank, i)) = best else {
                 return ids;
             };

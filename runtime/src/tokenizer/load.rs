@@ -46,11 +46,7 @@ impl Tokenizer {
         spec.add_bos = file.find("tokenizer.ggml.add_bos_token")?;
         spec.add_eos = file.find("tokenizer.ggml.add_eos_token")?;
         Tokenizer::new(&spec).map_err(|error: VocabError| {
-            refuse(
-                file,
-                error.to_string(),
-                "the file is damaged or was converted wrongly: get it again",
-            )
+            refuse(file, error.to_string(), "the file is damaged or was converted wrongly: get it again")
         })
     }
 }
@@ -61,18 +57,13 @@ fn pre_tokenizer(file: &Gguf, tokens: usize) -> Result<PreTokenizer> {
         None | Some("default") if tokens == LLAMA3_TOKENS => Ok(PreTokenizer::Llama3),
         None => Err(refuse(
             file,
-            format!(
-                "tokenizer.ggml.pre is missing, and {tokens} tokens are not Llama-3's {LLAMA3_TOKENS}"
-            ),
+            format!("tokenizer.ggml.pre is missing, and {tokens} tokens are not Llama-3's {LLAMA3_TOKENS}"),
             "convert the model again with a converter that writes this key",
         )),
         Some(name) => PreTokenizer::from_name(name).ok_or_else(|| {
             refuse(
                 file,
-                format!(
-                    "the rule \"{}\" (tokenizer.ggml.pre) is not known",
-                    name.escape_debug()
-                ),
+                format!("the rule \"{}\" (tokenizer.ggml.pre) is not known", name.escape_debug()),
                 "Tritone reads llama-bpe, qwen2, gpt-2 and their kin",
             )
         }),
@@ -80,8 +71,5 @@ fn pre_tokenizer(file: &Gguf, tokens: usize) -> Result<PreTokenizer> {
 }
 
 fn refuse(file: &Gguf, what: String, fix: &str) -> Error {
-    Error::Tokenizer {
-        what: format!("{}: {what}", file.file()),
-        fix: fix.into(),
-    }
+    Error::Tokenizer { what: format!("{}: {what}", file.file()), fix: fix.into() }
 }

@@ -34,17 +34,8 @@ pub enum SpecialTokens {
 
 #[derive(Debug, Clone)]
 enum Model {
-    Bpe {
-        rule: PreTokenizer,
-        merges: Merges,
-        byte_ids: Box<[u32; 256]>,
-    },
-    Spm {
-        scores: Vec<u32>,
-        byte_ids: Box<[Option<u32>; 256]>,
-        unk: Option<u32>,
-        space_prefix: bool,
-    },
+    Bpe { rule: PreTokenizer, merges: Merges, byte_ids: Box<[u32; 256]> },
+    Spm { scores: Vec<u32>, byte_ids: Box<[Option<u32>; 256]>, unk: Option<u32>, space_prefix: bool },
 }
 
 /// A vocabulary ready for use. Immutable; may be shared between threads.
@@ -71,25 +62,15 @@ impl Tokenizer {
     pub fn new(spec: &VocabSpec) -> Result<Self, VocabError> {
         let vocab = Vocab::new(spec)?;
         let model = match spec.kind {
-            VocabKind::Bpe(rule) => Model::Bpe {
-                rule,
-                merges: read_merges(spec, &vocab)?,
-                byte_ids: Box::new(bpe_byte_ids(&vocab)?),
-            },
+            VocabKind::Bpe(rule) => {
+                Model::Bpe { rule, merges: read_merges(spec, &vocab)?, byte_ids: Box::new(bpe_byte_ids(&vocab)?) }
+            }
             VocabKind::Spm => {
-                let unk = spec.unk.or_else(|| {
-                    vocab
-                        .kinds
-                        .iter()
-                        .position(|&kind| kind == TokenKind::Unknown)
-                        .map(|id| id as u32)
-                });
+                let unk = spec
+                    .unk
+                    .or_else(|| vocab.kinds.iter().position(|&kind| kind == TokenKind::Unknown).map(|id| id as u32));
                 Model::Spm {
-                    scores: spec
-                        .scores
-                        .iter()
-                        .map(|&score| spm::score_order(score))
-                        .collect(),
+                    scores: spec.scores.iter().map(|&score| spm::score_order(score)).collect(),
                     byte_ids: Box::new(spm_byte_ids(&vocab, unk)?),
                     unk,
                     space_prefix: spec.add_space_prefix.unwrap_or(true),
@@ -97,16 +78,10 @@ impl Tokenizer {
             }
         };
         let specials = Specials::new(&vocab, |kind| {
-            matches!(
-                kind,
-                TokenKind::Control | TokenKind::Unknown | TokenKind::UserDefined
-            )
+            matches!(kind, TokenKind::Control | TokenKind::Unknown | TokenKind::UserDefined)
         })?;
         let user_defined = Specials::new(&vocab, |kind| kind == TokenKind::UserDefined)?;
-        let bos_by_default = matches!(
-            spec.kind,
-            VocabKind::Spm | VocabKind::Bpe(PreTokenizer::Llama3)
-        );
+        let bos_by_default = matches!(spec.kind, VocabKind::Spm | VocabKind::Bpe(PreTokenizer::Llama3));
         Ok(Self {
             ends: vocab.end_tokens(spec),
             vocab,
@@ -150,11 +125,7 @@ impl Tokenizer {
             return;
         }
         match &self.model {
-            Model::Bpe {
-                rule,
-                merges,
-                byte_ids,
-            } => {
+            Model::Bpe { rule, merges, byte_ids } => {
                 let mut rest = text;
                 while !rest.is_empty() {
                     let (word, tail) = rest.split_at(rule.first_word(rest));
@@ -165,29 +136,16 @@ impl Tokenizer {
                         out.push(id);
                         continue;
                     }
-                    merger.merge(
-                        merges,
-                        word.bytes().map(|byte| byte_ids[usize::from(byte)]),
-                        out,
-                    );
+                    merger.merge(merges, word.bytes().map(|byte| byte_ids[usize::from(byte)]), out);
                 }
             }
-            Model::Spm {
-                scores,
-                byte_ids,
-                unk,
-                space_prefix,
-            } => {
+            Model::Spm { scores, byte_ids, unk, space_prefix } => {
                 let mut escaped = String::with_capacity(text.len() + 1);
                 if *space_prefix {
                     escaped.push(' ');
                 }
                 escaped.push_str(&text.replace('▁', " "));
-                let score = |text: &str| {
-                    self.vocab
-                        .find(text.as_bytes())
-                        .map(|id| scores[id as usize])
-                };
+                let score = |text: &str| self.vocab.find(text.as_bytes()).map(|id| scores[id as usize]);
                 spm::merge(&escaped, score, |piece| {
                     if let Some(id) = self.vocab.find(piece.as_bytes()) {
                         out.push(id);
@@ -209,31 +167,17 @@ impl Tokenizer {
     pub fn decode(&self, ids: &[u32]) -> Vec<u8> {
         let mut out = Vec::new();
         // The space that encoding puts before each stretch of text is taken away again.
-        let mut begins = matches!(
-            self.model,
-            Model::Spm {
-                space_prefix: true,
-                ..
-            }
-        );
+        let mut begins = matches!(self.model, Model::Spm { space_prefix: true, .. });
         for &id in ids {
             let bytes = self.token_bytes(id);
             match self.vocab.kinds.get(id as usize) {
                 Some(TokenKind::Normal | TokenKind::Byte(_)) => {
-                    out.extend_from_slice(
-                        bytes.strip_prefix(b" ").filter(|_| begins).unwrap_or(bytes),
-                    );
+                    out.extend_from_slice(bytes.strip_prefix(b" ").filter(|_| begins).unwrap_or(bytes));
                     begins = false;
                 }
                 _ => {
                     out.extend_from_slice(bytes);
-                    begins = matches!(
-                        self.model,
-                        Model::Spm {
-                            space_prefix: true,
-                            ..
-                        }
-                    );
+                    begins = matches!(self.model, Model::Spm { space_prefix: true, .. });
                 }
             }
         }
@@ -257,10 +201,7 @@ impl Tokenizer {
     /// The control or user-defined token of this name.
     pub fn special_id(&self, name: &str) -> Option<u32> {
         let mut found = self.specials.find(name);
-        found
-            .next()
-            .filter(|&(start, end, _)| (start, end) == (0, name.len()))
-            .map(|(_, _, id)| id)
+        found.next().filter(|&(start, end, _)| (start, end) == (0, name.len())).map(|(_, _, id)| id)
     }
 
     /// Number of tokens; ids are below it.
@@ -304,10 +245,7 @@ fn read_merges(spec: &VocabSpec, vocab: &Vocab) -> Result<Merges, VocabError> {
     let mut merges = Merges::with_capacity(spec.merges.len());
     let mut bytes = Vec::new();
     for (rank, &rule) in spec.merges.iter().enumerate() {
-        let malformed = || VocabError::Merge {
-            merge: rank,
-            text: shown(rule),
-        };
+        let malformed = || VocabError::Merge { merge: rank, text: shown(rule) };
         let text = std::str::from_utf8(rule).map_err(|_| malformed())?;
         let (left, right) = text.split_once(' ').ok_or_else(malformed)?;
         bytes.clear();
@@ -319,24 +257,15 @@ fn read_merges(spec: &VocabSpec, vocab: &Vocab) -> Result<Merges, VocabError> {
             return Err(malformed());
         }
         let find = |bytes: &[u8]| {
-            let unknown = || VocabError::MergeUnknown {
-                merge: rank,
-                text: shown(bytes),
-            };
+            let unknown = || VocabError::MergeUnknown { merge: rank, text: shown(bytes) };
             vocab.find(bytes).ok_or_else(unknown)
         };
-        let (left, right, merged) = (
-            find(&bytes[..middle])?,
-            find(&bytes[middle..])?,
-            find(&bytes)?,
-        );
-        merges
-            .push(left, right, merged)
-            .map_err(|first| VocabError::MergeTwice {
-                first,
-                second: rank,
-                text: shown(rule),
-            })?;
+        let (left, right, merged) = (find(&bytes[..middle])?, find(&bytes[middle..])?, find(&bytes)?);
+        merges.push(left, right, merged).map_err(|first| VocabError::MergeTwice {
+            first,
+            second: rank,
+            text: shown(rule),
+        })?;
     }
     Ok(merges)
 }
@@ -344,9 +273,7 @@ fn read_merges(spec: &VocabSpec, vocab: &Vocab) -> Result<Merges, VocabError> {
 fn bpe_byte_ids(vocab: &Vocab) -> Result<[u32; 256], VocabError> {
     let mut ids = [0; 256];
     for byte in 0..=255 {
-        ids[usize::from(byte)] = vocab
-            .find(&[byte])
-            .ok_or(VocabError::MissingByte { byte })?;
+        ids[usize::from(byte)] = vocab.find(&[byte]).ok_or(VocabError::MissingByte { byte })?;
     }
     Ok(ids)
 }
@@ -358,11 +285,7 @@ fn spm_byte_ids(vocab: &Vocab, unk: Option<u32>) -> Result<[Option<u32>; 256], V
         if let TokenKind::Byte(byte) = kind {
             let second = id as u32;
             if let Some(first) = ids[usize::from(byte)].replace(second) {
-                return Err(VocabError::Duplicate {
-                    first,
-                    second,
-                    text: format!("<0x{byte:02X}>"),
-                });
+                return Err(VocabError::Duplicate { first, second, text: format!("<0x{byte:02X}>") });
             }
         }
     }

@@ -145,9 +145,7 @@ fn modern(text: &str, digits: usize) -> usize {
     match class(first) {
         Class::Letter => return run(text, after, Class::Letter),
         Class::Number => {
-            let mut ends = text
-                .char_indices()
-                .map(|(at, c)| (at + c.len_utf8(), class(c)));
+            let mut ends = text.char_indices().map(|(at, c)| (at + c.len_utf8(), class(c)));
             let mut end = after;
             while let Some((next, Class::Number)) = ends.next()
                 && text[..next].chars().count() <= digits
@@ -202,15 +200,11 @@ mod tests {
 
     #[test]
     fn llama3_words() {
-        let check =
-            |text, expected: &[&str]| assert_eq!(words(PreTokenizer::Llama3, text), expected);
+        let check = |text, expected: &[&str]| assert_eq!(words(PreTokenizer::Llama3, text), expected);
         check("Hello, world!", &["Hello", ",", " world", "!"]);
         check("1234567", &["123", "456", "7"]);
         check("½²³Ⅷ", &["½²³", "Ⅷ"]);
-        check(
-            "I'LL don't 'told",
-            &["I", "'LL", " don", "'t", " '", "told"],
-        );
+        check("I'LL don't 'told", &["I", "'LL", " don", "'t", " '", "told"]);
         check("x'ſ'S's", &["x", "'ſ", "'S", "'s"]);
         check("a \n\n  b", &["a", " \n\n", " ", " b"]);
         check("a   ", &["a", "   "]);
@@ -228,8 +222,7 @@ mod tests {
 
     #[test]
     fn qwen2_words() {
-        let check =
-            |text, expected: &[&str]| assert_eq!(words(PreTokenizer::Qwen2, text), expected);
+        let check = |text, expected: &[&str]| assert_eq!(words(PreTokenizer::Qwen2, text), expected);
         check("a 42", &["a", " ", "4", "2"]);
         check(" \r\n x", &[" \r\n", " x"]);
     }
@@ -248,11 +241,7 @@ mod tests {
     fn long_runs_are_linear() {
         for unit in [" ", "\n", " \n", "a", "7", "!", "'", "\u{301}", "\u{3000}"] {
             let text = unit.repeat(300_000);
-            for rule in [
-                PreTokenizer::Llama3,
-                PreTokenizer::Qwen2,
-                PreTokenizer::Gpt2,
-            ] {
+            for rule in [PreTokenizer::Llama3, PreTokenizer::Qwen2, PreTokenizer::Gpt2] {
                 assert_eq!(words(rule, &text).concat(), text);
             }
         }

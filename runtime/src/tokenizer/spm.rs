@@ -22,11 +22,7 @@ struct Symbol {
 /// A float's bits in the order of its value. -0 and 0 are equal.
 pub(super) fn score_order(score: f32) -> u32 {
     let bits = (score + 0.0).to_bits();
-    if bits >> 31 == 0 {
-        bits | 1 << 31
-    } else {
-        !bits
-    }
+    if bits >> 31 == 0 { bits | 1 << 31 } else { !bits }
 }
 
 /// Cuts `text` into pieces. `score` gives the order of a token, by its text, or `None` if the text is no token; `piece`
@@ -35,12 +31,7 @@ pub(super) fn merge(text: &str, score: impl Fn(&str) -> Option<u32>, mut piece: 
     let mut symbols: Vec<Symbol> = text
         .char_indices()
         .enumerate()
-        .map(|(i, (start, c))| Symbol {
-            start,
-            len: c.len_utf8(),
-            prev: i.wrapping_sub(1),
-            next: i + 1,
-        })
+        .map(|(i, (start, c))| Symbol { start, len: c.len_utf8(), prev: i.wrapping_sub(1), next: i + 1 })
         .collect();
     let Some(last) = symbols.last_mut() else {
         return;
@@ -48,9 +39,7 @@ pub(super) fn merge(text: &str, score: impl Fn(&str) -> Option<u32>, mut piece: 
     last.next = NONE;
     let mut heap = BinaryHeap::new();
     let offer = |symbols: &[Symbol], heap: &mut BinaryHeap<_>, left: usize| {
-        let Symbol {
-            start, len, next, ..
-        } = symbols[left];
+        let Symbol { start, len, next, .. } = symbols[left];
         if next != NONE {
             let len = len + symbols[next].len;
             if let Some(score) = score(&text[start..start + len]) {
@@ -63,8 +52,7 @@ pub(super) fn merge(text: &str, score: impl Fn(&str) -> Option<u32>, mut piece: 
     }
     while let Some((_, Reverse(left), len)) = heap.pop() {
         let right = symbols[left].next;
-        if symbols[left].len == 0 || right == NONE || symbols[left].len + symbols[right].len != len
-        {
+        if symbols[left].len == 0 || right == NONE || symbols[left].len + symbols[right].len != len {
             continue;
         }
         symbols[left].len = len;
@@ -82,9 +70,7 @@ pub(super) fn merge(text: &str, score: impl Fn(&str) -> Option<u32>, mut piece: 
     }
     let mut at = 0;
     while at != NONE {
-        let Symbol {
-            start, len, next, ..
-        } = symbols[at];
+        let Symbol { start, len, next, .. } = symbols[at];
         piece(&text[start..start + len]);
         at = next;
     }
@@ -99,9 +85,7 @@ mod tests {
         let mut pieces: Vec<String> = text.chars().map(String::from).collect();
         loop {
             let best = (1..pieces.len())
-                .filter_map(|i| {
-                    score(&(pieces[i - 1].clone() + &pieces[i])).map(|s| (s, Reverse(i)))
-                })
+                .filter_map(|i| score(&(pieces[i - 1].clone() + &pieces[i])).map(|s| (s, Reverse(i))))
                 .max();
             let Some((_, Reverse(i))) = best else {
                 return pieces;
@@ -126,16 +110,7 @@ mod tests {
 
     #[test]
     fn scores_keep_their_order() {
-        let scores = [
-            f32::NEG_INFINITY,
-            -31740.0,
-            -1.5,
-            -1e-40,
-            0.0,
-            1e-40,
-            2.0,
-            f32::INFINITY,
-        ];
+        let scores = [f32::NEG_INFINITY, -31740.0, -1.5, -1e-40, 0.0, 1e-40, 2.0, f32::INFINITY];
         assert!(scores.map(score_order).is_sorted_by(|a, b| a < b));
         assert_eq!(score_order(-0.0), score_order(0.0));
     }

@@ -29,11 +29,16 @@ pub enum StopError {
 
 impl From<StopError> for Error {
     fn from(error: StopError) -> Self {
-        Error::InvalidOption {
-            option: "a stop string",
-            value: "refused".into(),
-            rule: error.to_string(),
-        }
+        let (value, rule) = match error {
+            StopError::Empty(_) => ("empty".into(), "it needs at least one character".into()),
+            StopError::TooMany(count) => {
+                (format!("given {count} times"), format!("at most {} are allowed", StopStrings::MAX_STRINGS))
+            }
+            StopError::TooLong { bytes, .. } => {
+                (format!("{bytes} bytes long"), format!("at most {} are allowed", StopStrings::MAX_BYTES))
+            }
+        };
+        Error::InvalidOption { option: "the stop string", value, rule }
     }
 }
 
@@ -56,11 +61,7 @@ impl Pattern {
             }
             fallback[i] = n + usize::from(text[n] == text[i]);
         }
-        Self {
-            text,
-            fallback,
-            matched: 0,
-        }
+        Self { text, fallback, matched: 0 }
     }
 
     /// Takes one byte; true when the string has just ended.
@@ -114,10 +115,7 @@ impl StopStrings {
                 return Err(StopError::Empty(index));
             }
             if string.len() > Self::MAX_BYTES {
-                return Err(StopError::TooLong {
-                    index,
-                    bytes: string.len(),
-                });
+                return Err(StopError::TooLong { index, bytes: string.len() });
             }
             if count <= Self::MAX_STRINGS {
                 patterns.push(Pattern::new(string));
@@ -126,11 +124,7 @@ impl StopStrings {
         if count > Self::MAX_STRINGS {
             return Err(StopError::TooMany(count));
         }
-        Ok(Self {
-            patterns,
-            held: String::new(),
-            stopped: false,
-        })
+        Ok(Self { patterns, held: String::new(), stopped: false })
     }
 
     /// Takes the next text and returns what can be shown. Once a stop string was seen, returns nothing more.

@@ -76,9 +76,7 @@ pub enum VocabError {
     #[error("the vocabulary has no tokens")]
     Empty,
     /// More tokens or bytes than 32-bit positions can name.
-    #[error(
-        "the vocabulary has {tokens} tokens and {bytes} bytes of text, more than 2^24 tokens or 2^30 bytes"
-    )]
+    #[error("the vocabulary has {tokens} tokens and {bytes} bytes of text, more than 2^24 tokens or 2^30 bytes")]
     TooLarge {
         /// Number of tokens.
         tokens: usize,
@@ -86,9 +84,7 @@ pub enum VocabError {
         bytes: usize,
     },
     /// A list that must have one entry per token does not.
-    #[error(
-        "{list} has {found} entries for {tokens} tokens: the file is damaged or was converted wrongly"
-    )]
+    #[error("{list} has {found} entries for {tokens} tokens: the file is damaged or was converted wrongly")]
     Length {
         /// The GGUF key of the list.
         list: &'static str,
@@ -112,9 +108,7 @@ pub enum VocabError {
         token: usize,
     },
     /// Two tokens with the same text.
-    #[error(
-        "tokens {first} and {second} are both \"{text}\": every token must have a text of its own"
-    )]
+    #[error("tokens {first} and {second} are both \"{text}\": every token must have a text of its own")]
     Duplicate {
         /// The smaller id.
         first: u32,
@@ -124,9 +118,7 @@ pub enum VocabError {
         text: String,
     },
     /// A byte that no token can spell.
-    #[error(
-        "the vocabulary has no token for the byte 0x{byte:02x}, so not every text could be written in it"
-    )]
+    #[error("the vocabulary has no token for the byte 0x{byte:02x}, so not every text could be written in it")]
     MissingByte {
         /// The byte.
         byte: u8,
@@ -181,15 +173,8 @@ const MAX_BYTES: usize = 1 << 30;
 pub(super) const MAX_SPECIAL_BYTES: usize = 4 << 20;
 
 /// Names of tokens that end an answer whatever the file says about its end token.
-const END_NAMES: [&[u8]; 7] = [
-    b"<|eot_id|>",
-    b"<|im_end|>",
-    b"<|end_of_text|>",
-    b"<|endoftext|>",
-    b"<|eom_id|>",
-    b"<|end|>",
-    b"<end_of_turn>",
-];
+const END_NAMES: [&[u8]; 7] =
+    [b"<|eot_id|>", b"<|im_end|>", b"<|end_of_text|>", b"<|endoftext|>", b"<|eom_id|>", b"<|end|>", b"<end_of_turn>"];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum TokenKind {
@@ -226,10 +211,9 @@ pub(super) fn shown(text: &[u8]) -> String {
 fn byte_name(text: &[u8]) -> Option<u8> {
     let hex = text.strip_prefix(b"<0x")?.strip_suffix(b">")?;
     match hex {
-        [
-            b'0'..=b'9' | b'A'..=b'F' | b'a'..=b'f',
-            b'0'..=b'9' | b'A'..=b'F' | b'a'..=b'f',
-        ] => u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok(),
+        [b'0'..=b'9' | b'A'..=b'F' | b'a'..=b'f', b'0'..=b'9' | b'A'..=b'F' | b'a'..=b'f'] => {
+            u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok()
+        }
         _ => None,
     }
 }
@@ -263,29 +247,18 @@ fn check(spec: &VocabSpec) -> Result<(), VocabError> {
     if tokens == 0 {
         return Err(VocabError::Empty);
     }
-    let bytes = spec
-        .tokens
-        .iter()
-        .fold(0_usize, |sum, token| sum.saturating_add(token.len()));
+    let bytes = spec.tokens.iter().fold(0_usize, |sum, token| sum.saturating_add(token.len()));
     if tokens > MAX_TOKENS || bytes > MAX_BYTES {
         return Err(VocabError::TooLarge { tokens, bytes });
     }
     let types = spec.token_types.len();
     if types != 0 && types != tokens {
-        return Err(VocabError::Length {
-            list: "tokenizer.ggml.token_type",
-            found: types,
-            tokens,
-        });
+        return Err(VocabError::Length { list: "tokenizer.ggml.token_type", found: types, tokens });
     }
     if spec.kind == VocabKind::Spm {
         let found = spec.scores.len();
         if found != tokens {
-            return Err(VocabError::Length {
-                list: "tokenizer.ggml.scores",
-                found,
-                tokens,
-            });
+            return Err(VocabError::Length { list: "tokenizer.ggml.scores", found, tokens });
         }
         if let Some(token) = spec.scores.iter().position(|score| score.is_nan()) {
             return Err(VocabError::Score { token });
@@ -330,11 +303,9 @@ impl Vocab {
         match (kind, spec.kind, std::str::from_utf8(text)) {
             (TokenKind::Byte(byte), ..) => self.bytes.push(byte),
             // A normal token outside the alphabet is never reached by merging: it is only ever printed.
-            (TokenKind::Normal, VocabKind::Bpe(_), Ok(text))
-                if alphabet::append_bytes(text, &mut self.bytes) => {}
+            (TokenKind::Normal, VocabKind::Bpe(_), Ok(text)) if alphabet::append_bytes(text, &mut self.bytes) => {}
             (TokenKind::Normal, VocabKind::Spm, Ok(text)) => {
-                self.bytes
-                    .extend_from_slice(text.replace('▁', " ").as_bytes());
+                self.bytes.extend_from_slice(text.replace('▁', " ").as_bytes());
             }
             _ => {
                 self.bytes.extend_from_slice(text);
@@ -346,23 +317,11 @@ impl Vocab {
         if by_text {
             let bytes = &self.bytes[start..];
             if let Some(first) = self.find(bytes) {
-                return Err(VocabError::Duplicate {
-                    first,
-                    second: id as u32,
-                    text: shown(bytes),
-                });
+                return Err(VocabError::Duplicate { first, second: id as u32, text: shown(bytes) });
             }
             let hash = self.hasher.hash_one(bytes);
-            let Self {
-                bytes,
-                ends,
-                table,
-                hasher,
-                ..
-            } = self;
-            table.insert_unique(hash, id as u32, |&other| {
-                hasher.hash_one(slice(bytes, ends, other))
-            });
+            let Self { bytes, ends, table, hasher, .. } = self;
+            table.insert_unique(hash, id as u32, |&other| hasher.hash_one(slice(bytes, ends, other)));
         }
         Ok(())
     }
@@ -382,15 +341,12 @@ impl Vocab {
     /// The normal token with these bytes.
     pub(super) fn find(&self, bytes: &[u8]) -> Option<u32> {
         let hash = self.hasher.hash_one(bytes);
-        self.table
-            .find(hash, |&id| self.bytes(id) == bytes)
-            .copied()
+        self.table.find(hash, |&id| self.bytes(id) == bytes).copied()
     }
 
     /// The tokens that end an answer: those the file names and those known by name, in rising order.
     pub(super) fn end_tokens(&self, spec: &VocabSpec) -> Vec<u32> {
-        let named =
-            (0..self.len() as u32).filter(|&id| END_NAMES.contains(&spec.tokens[id as usize]));
+        let named = (0..self.len() as u32).filter(|&id| END_NAMES.contains(&spec.tokens[id as usize]));
         let mut ids: Vec<u32> = named.chain(spec.eos).chain(spec.eot).collect();
         ids.sort_unstable();
         ids.dedup();
@@ -413,21 +369,14 @@ pub(super) struct Specials {
 
 impl Specials {
     /// The special tokens whose kind is `wanted`.
-    pub(super) fn new(
-        vocab: &Vocab,
-        wanted: impl Fn(TokenKind) -> bool,
-    ) -> Result<Self, VocabError> {
+    pub(super) fn new(vocab: &Vocab, wanted: impl Fn(TokenKind) -> bool) -> Result<Self, VocabError> {
         let ids: Vec<u32> = (0..vocab.len() as u32)
             .filter(|&id| wanted(vocab.kinds[id as usize]) && !vocab.bytes(id).is_empty())
             .collect();
         let mut sorted: Vec<(&[u8], u32)> = ids.iter().map(|&id| (vocab.bytes(id), id)).collect();
         sorted.sort_unstable();
         if let Some(pair) = sorted.windows(2).find(|pair| pair[0].0 == pair[1].0) {
-            return Err(VocabError::Duplicate {
-                first: pair[0].1,
-                second: pair[1].1,
-                text: shown(pair[0].0),
-            });
+            return Err(VocabError::Duplicate { first: pair[0].1, second: pair[1].1, text: shown(pair[0].0) });
         }
         let bytes = sorted.iter().map(|(text, _)| text.len()).sum();
         let too_long = VocabError::SpecialsTooLong { bytes };
@@ -448,22 +397,10 @@ impl Specials {
     }
 
     /// All special tokens in `text`, in order: where each starts and ends, and its id.
-    pub(super) fn find<'a>(
-        &'a self,
-        text: &'a str,
-    ) -> impl Iterator<Item = (usize, usize, u32)> + 'a {
-        let found = self
-            .search
-            .iter()
-            .flat_map(move |search| search.find_iter(text));
+    pub(super) fn find<'a>(&'a self, text: &'a str) -> impl Iterator<Item = (usize, usize, u32)> + 'a {
+        let found = self.search.iter().flat_map(move |search| search.find_iter(text));
         found
-            .map(|found| {
-                (
-                    found.start(),
-                    found.end(),
-                    self.ids[found.pattern().as_usize()],
-                )
-            })
+            .map(|found| (found.start(), found.end(), self.ids[found.pattern().as_usize()]))
             // A token that is not valid UTF-8 could match within a character; such a match is no text.
             .filter(|&(start, end, _)| text.is_char_boundary(start) && text.is_char_boundary(end))
     }

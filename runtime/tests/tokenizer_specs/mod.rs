@@ -20,9 +20,7 @@ fn leak(text: String) -> &'static [u8] {
 /// All 256 bytes and three merges; no types.
 pub fn bytes_spec(rule: PreTokenizer) -> VocabSpec<'static> {
     let mut spec = VocabSpec::new(VocabKind::Bpe(rule));
-    spec.tokens = (0..=255)
-        .map(|byte| leak(byte_character(byte).to_string()))
-        .collect();
+    spec.tokens = (0..=255).map(|byte| leak(byte_character(byte).to_string())).collect();
     spec.tokens.extend([&b"ab"[..], b"aba", "Ġab".as_bytes()]);
     spec.merges = vec![b"a b", b"ab a", "Ġ ab".as_bytes()];
     spec

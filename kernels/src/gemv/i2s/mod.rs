@@ -4,4 +4,6 @@
 pub(crate) mod avx2;
 #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
 pub(crate) mod neon;
+#[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+pub(crate) mod neon_dotprod;
 pub(crate) mod scalar;

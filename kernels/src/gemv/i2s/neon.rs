@@ -75,20 +75,12 @@ fn row_sum(weights: &[u8], codes: &[i8]) -> i32 {
 /// `sums += (weights & 3) * codes[at..at + 16]`
 #[inline]
 #[target_feature(enable = "neon")]
-fn add_products(
-    sums: [int16x8_t; 2],
-    weights: uint8x16_t,
-    codes: &[i8; 128],
-    at: usize,
-) -> [int16x8_t; 2] {
+fn add_products(sums: [int16x8_t; 2], weights: uint8x16_t, codes: &[i8; 128], at: usize) -> [int16x8_t; 2] {
     let weights = vreinterpretq_s8_u8(vandq_u8(weights, vdupq_n_u8(3)));
     let codes = &codes[at..at + 16];
     // SAFETY: the load reads 16 bytes and needs no alignment; the slice above has 16 bytes.
     let codes = unsafe { vld1q_s8(codes.as_ptr()) };
-    [
-        vmlal_s8(sums[0], vget_low_s8(weights), vget_low_s8(codes)),
-        vmlal_high_s8(sums[1], weights, codes),
-    ]
+    [vmlal_s8(sums[0], vget_low_s8(weights), vget_low_s8(codes)), vmlal_high_s8(sums[1], weights, codes)]
 }
 
 /// Sixteen bytes from `at`.

@@ -72,12 +72,7 @@ fn row_sums<const N: usize>(rows: [&[u8]; N], codes: &[i8]) -> [i32; N] {
         for (row, sums) in rows.iter().zip(&mut sums) {
             for half in 0..2 {
                 let weights = load(&row[i], 16 * half);
-                let shifted = [
-                    vshrq_n_u8::<6>(weights),
-                    vshrq_n_u8::<4>(weights),
-                    vshrq_n_u8::<2>(weights),
-                    weights,
-                ];
+                let shifted = [vshrq_n_u8::<6>(weights), vshrq_n_u8::<4>(weights), vshrq_n_u8::<2>(weights), weights];
                 for (s, weights) in shifted.into_iter().enumerate() {
                     let weights = vreinterpretq_s8_u8(vandq_u8(weights, vdupq_n_u8(3)));
                     sums[half] = sdot(sums[half], weights, load_codes(&codes[2 * s + half]));

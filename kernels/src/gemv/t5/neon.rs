@@ -149,11 +149,7 @@ fn block_sums(weights: &[[u8; TILE_ROWS]], tables: &[Table]) -> [i32; TILE_ROWS]
             let second = vreinterpretq_u16_s16(vshll_high_n_s8::<8>(high[r]));
             let first = vaddq_u16(vaddw_u8(low[2 * r], vget_low_u8(negatives[r])), first);
             let second = vaddq_u16(vaddw_high_u8(low[2 * r + 1], negatives[r]), second);
-            add_sixteen(
-                rows,
-                vreinterpretq_s16_u16(first),
-                vreinterpretq_s16_u16(second),
-            );
+            add_sixteen(rows, vreinterpretq_s16_u16(first), vreinterpretq_s16_u16(second));
         }
     }
     totals
@@ -169,14 +165,8 @@ fn add_sixteen(rows: &mut [i32; 16], first: int16x8_t, second: int16x8_t) {
     unsafe {
         vst1q_s32(rows, vaddw_s16(vld1q_s32(rows), vget_low_s16(first)));
         vst1q_s32(rows.add(4), vaddw_high_s16(vld1q_s32(rows.add(4)), first));
-        vst1q_s32(
-            rows.add(8),
-            vaddw_s16(vld1q_s32(rows.add(8)), vget_low_s16(second)),
-        );
-        vst1q_s32(
-            rows.add(12),
-            vaddw_high_s16(vld1q_s32(rows.add(12)), second),
-        );
+        vst1q_s32(rows.add(8), vaddw_s16(vld1q_s32(rows.add(8)), vget_low_s16(second)));
+        vst1q_s32(rows.add(12), vaddw_high_s16(vld1q_s32(rows.add(12)), second));
     }
 }
 
@@ -194,12 +184,7 @@ fn look_up(table: &[uint8x16x4_t; 2], index: uint8x16_t) -> uint8x16_t {
 fn load_table(bytes: &[u8]) -> [uint8x16x4_t; 2] {
     let (chunks, _) = bytes.as_chunks::<16>();
     let four = |at: usize| {
-        uint8x16x4_t(
-            load(&chunks[at]),
-            load(&chunks[at + 1]),
-            load(&chunks[at + 2]),
-            load(&chunks[at + 3]),
-        )
+        uint8x16x4_t(load(&chunks[at]), load(&chunks[at + 1]), load(&chunks[at + 2]), load(&chunks[at + 3]))
     };
     [four(0), four(4)]
 }
