@@ -104,7 +104,7 @@ fn elementwise(c: &mut Criterion) {
             b.iter(|| kernels.quantize(black_box(&x), 127.0, &mut codes));
         });
         let (mut cos, mut sin) = ([0.0; HEAD_DIM / 2], [0.0; HEAD_DIM / 2]);
-        rope_table(1000, 500_000.0, None, &mut cos, &mut sin);
+        rope_table(1000.0, 500_000.0, None, &mut cos, &mut sin);
         group.bench_function("rope_neox", |b| {
             b.iter(|| kernels.rope_neox(black_box(&mut out), HEAD_DIM, &cos, &sin));
         });

@@ -1,6 +1,6 @@
 //! The shape and the rules of a model, read from GGUF metadata.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Place, Result, shown};
 use crate::gguf::Gguf;
 use std::fmt;
 
@@ -22,18 +22,18 @@ impl Architecture {
     /// What `general.architecture` may say.
     pub const NAMES: [&'static str; 5] = ["bitnet-b1.58", "bitnet-25", "bitnet", "llama", "qwen3"];
 
-    fn parse(name: &str) -> Result<Architecture> {
+    fn parse(gguf: &Gguf, name: &str) -> Result<Architecture> {
         Ok(match name {
             "bitnet-b1.58" | "bitnet-25" => Architecture::BitnetB158,
             "bitnet" => Architecture::Bitnet,
             "llama" => Architecture::Llama,
             "qwen3" => Architecture::Qwen3,
             other => {
-                return Err(Error::Unsupported(format!(
-                    "the model's architecture is '{}', which is not one of those that run here: {}",
-                    other.escape_debug(),
-                    Architecture::NAMES.join(", ")
-                )));
+                return Err(Error::Unsupported {
+                    at: Box::new(Place::file(gguf.file()).key("general.architecture")),
+                    what: format!("the model's architecture is '{}'", shown(other)),
+                    fix: format!("the ones that run here are {}", Architecture::NAMES.join(", ")),
+                });
             }
         })
     }
@@ -124,15 +124,15 @@ impl Config {
     /// An unknown architecture, a missing key, or numbers that contradict each other.
     pub fn from_gguf(gguf: &Gguf) -> Result<Config> {
         let name = gguf.str("general.architecture")?;
-        let architecture = Architecture::parse(name)?;
+        let architecture = Architecture::parse(gguf, name)?;
         let key = |suffix: &str| format!("{name}.{suffix}");
         let size = |suffix: &str| -> Result<usize> {
             let key = key(suffix);
-            bounded(gguf, &key, gguf.u64(&key)?)
+            bounded(gguf, &key, gguf.get::<u64>(&key)?)
         };
         let optional = |suffix: &str| -> Result<Option<usize>> {
             let key = key(suffix);
-            gguf.u64_opt(&key)?.map(|value| bounded(gguf, &key, value)).transpose()
+            gguf.find::<u64>(&key)?.map(|value| bounded(gguf, &key, value)).transpose()
         };
 
         let n_layers = size("block_count")?;
@@ -144,48 +144,48 @@ impl Config {
             Some(head_dim) => head_dim,
             None if hidden.is_multiple_of(n_heads) => hidden / n_heads,
             None => {
-                return Err(gguf.invalid(format!(
+                return Err(invalid(gguf, format!(
                     "the width {hidden} can't be divided among {n_heads} heads, and '{}' does not say how wide a head is",
                     key("attention.key_length")
                 )));
             }
         };
         if optional("attention.value_length")?.is_some_and(|length| length != head_dim) {
-            return Err(gguf.invalid(format!(
+            return Err(invalid(gguf, format!(
                 "keys of {head_dim} elements with values of another length are not supported"
             )));
         }
         if !n_heads.is_multiple_of(n_kv_heads) {
-            return Err(gguf.invalid(format!(
+            return Err(invalid(gguf, format!(
                 "{n_heads} query heads can't share {n_kv_heads} key/value heads evenly"
             )));
         }
         let rope_dim = optional("rope.dimension_count")?.unwrap_or(head_dim);
         if rope_dim > head_dim || !rope_dim.is_multiple_of(2) {
-            return Err(gguf.invalid(format!(
+            return Err(invalid(gguf, format!(
                 "{rope_dim} elements of a head of {head_dim} are to be rotated; that must be an even number of at most {head_dim}"
             )));
         }
 
         let float = |suffix: &str, default: f32| -> Result<f32> {
             let key = key(suffix);
-            let value = gguf.f32_opt(&key)?.unwrap_or(default);
+            let value = gguf.find::<f32>(&key)?.unwrap_or(default);
             if !value.is_finite() || value <= 0.0 {
-                return Err(gguf.invalid(format!("'{key}' is {value}, but it must be a positive number")));
+                return Err(invalid(gguf, format!("'{key}' is {value}, but it must be a positive number")));
             }
             Ok(value)
         };
         let rms_eps = float("attention.layer_norm_rms_epsilon", 1e-5)?;
         let rope_theta = float("rope.freq_base", 10000.0)?;
-        let rope_scale = match gguf.str_opt(&key("rope.scaling.type"))? {
+        let rope_scale = match gguf.find::<&str>(&key("rope.scaling.type"))? {
             None | Some("none") => 1.0,
             Some("linear") => float("rope.scaling.factor", 1.0)?,
             Some(other) => {
-                return Err(Error::Unsupported(format!(
-                    "{}: RoPE scaling of type '{}' is not supported; none and linear are",
-                    gguf.name(),
-                    other.escape_debug()
-                )));
+                return Err(Error::Unsupported {
+                    at: Box::new(Place::file(gguf.file()).key(key("rope.scaling.type"))),
+                    what: format!("RoPE scaling of type '{}'", shown(other)),
+                    fix: "models with none or with linear scaling run here".to_owned(),
+                });
             }
         };
         let context_length = optional("context_length")?.unwrap_or(2048);
@@ -202,7 +202,7 @@ impl Config {
         Ok(Config {
             architecture,
             architecture_name: name.to_owned(),
-            name: gguf.str_opt("general.name")?.unwrap_or_default().to_owned(),
+            name: gguf.find::<&str>("general.name")?.unwrap_or_default().to_owned(),
             n_layers,
             hidden,
             ffn,
@@ -236,9 +236,17 @@ impl Config {
     }
 }
 
+fn invalid(gguf: &Gguf, what: String) -> Error {
+    Error::Malformed {
+        at: Box::new(Place::file(gguf.file())),
+        what,
+        fix: "the metadata is damaged, download or convert the model again",
+    }
+}
+
 fn bounded(gguf: &Gguf, key: &str, value: u64) -> Result<usize> {
     match usize::try_from(value) {
         Ok(size) if (1..=MAX_DIM).contains(&size) => Ok(size),
-        _ => Err(gguf.invalid(format!("'{key}' is {value}, but it must be from 1 to {MAX_DIM}"))),
+        _ => Err(invalid(gguf, format!("'{key}' is {value}, but it must be from 1 to {MAX_DIM}"))),
     }
 }

@@ -5,12 +5,13 @@
 //! token is treated alone, so a hidden state depends only on the tokens up to it.
 
 use crate::config::{Activation, Config, RopeStyle};
+use crate::error::Result;
 use crate::kv_cache::KvCache;
 use crate::linear::{Linear, PreparedInput};
 use crate::model::Inner;
 use crate::threads::Pool;
 use std::sync::Arc;
-use tritone_kernels::float::{self, ATTENTION_BLOCK, FloatKernels};
+use tritone_kernels::float::{self, ATTENTION_BLOCK, CachedBlock, FloatKernels, Partial};
 
 /// Rows of the output head that one work item computes.
 const HEAD_ROWS: usize = 64;
@@ -48,7 +49,6 @@ impl RopeTables {
             self.sin.resize(start + half, 0.0);
             float::rope_table(
                 position as f64 / f64::from(self.scale),
-                self.dim,
                 self.theta,
                 self.factors.as_deref(),
                 &mut self.cos[start..],
@@ -61,10 +61,10 @@ impl RopeTables {
         let half = self.dim / 2;
         let at = position * half..(position + 1) * half;
         let (cos, sin) = (&self.cos[at.clone()], &self.sin[at]);
-        let head = &mut head[..self.dim];
+        let head_dim = head.len();
         match self.style {
-            RopeStyle::Neox => float.rope_neox(head, cos, sin),
-            RopeStyle::Interleaved => float.rope_interleaved(head, cos, sin),
+            RopeStyle::Neox => float.rope_neox(head, head_dim, cos, sin),
+            RopeStyle::Interleaved => float.rope_interleaved(head, head_dim, cos, sin),
         }
     }
 }
@@ -80,17 +80,17 @@ pub(crate) struct Forward<'a> {
 impl Forward<'_> {
     /// Hidden states `[token][hidden]` after the last layer of `tokens`, the first of which stands
     /// at `position`; their keys and values are stored.
-    pub(crate) fn layers(&mut self, tokens: &[u32], position: usize) -> Vec<f32> {
+    pub(crate) fn layers(&mut self, tokens: &[u32], position: usize) -> Result<Vec<f32>> {
         let model = Arc::clone(self.model);
         let (config, weights, float) = (&model.config, &model.weights, &model.float);
         self.rope.extend(position + tokens.len());
-        let mut x = weights.embedding.rows(tokens);
+        let mut x = weights.embedding.rows(tokens)?;
         for (i, layer) in weights.layers.iter().enumerate() {
             let input = self.prepare(x.clone(), Some(&layer.attn_norm), &layer.q);
             let [mut q, mut k, v] = self.product([&layer.q, &layer.k, &layer.v], input);
             if let Some((q_norm, k_norm)) = &layer.qk_norms {
-                norm_heads(float, config, &mut q, q_norm);
-                norm_heads(float, config, &mut k, k_norm);
+                float.rms_norm_heads(&mut q, q_norm, config.rms_eps);
+                float.rms_norm_heads(&mut k, k_norm, config.rms_eps);
             }
             self.rotate_and_store(i, position, &mut q, &mut k, &v);
             let attention = self.attention(i, position, q);
@@ -109,7 +109,7 @@ impl Forward<'_> {
             let [down] = self.product([&layer.down], input);
             float.add_assign(&mut x, &down);
         }
-        x
+        Ok(x)
     }
 
     /// Logits `[token][vocab_size]` of `n_tokens` hidden states.
@@ -281,24 +281,15 @@ fn attend(
     out: &mut [f32],
 ) {
     let scale = 1.0 / (head_dim as f32).sqrt();
-    let mut scores = [0.0; ATTENTION_BLOCK];
+    let n_queries = queries.len() / head_dim;
     let n_blocks = n_keys.div_ceil(ATTENTION_BLOCK);
-    let mut partial = vec![0.0; n_blocks * head_dim];
-    let mut stats = vec![(0.0, 0.0); n_blocks];
-    for (query, out) in queries.chunks(head_dim).zip(out.chunks_mut(head_dim)) {
-        for (b, block) in cache.blocks[..n_blocks].iter().enumerate() {
-            let n = (n_keys - b * ATTENTION_BLOCK).min(ATTENTION_BLOCK);
-            let part = &mut partial[b * head_dim..(b + 1) * head_dim];
-            stats[b] = float.attention_block(query, &block.keys, &block.values, n, scale, &mut scores, part);
-        }
-        float.attention_join(&stats, &partial, out);
+    let mut outs = vec![0.0; n_blocks * queries.len()];
+    let mut partials = vec![Partial::default(); n_blocks * n_queries];
+    let per_block = outs.chunks_exact_mut(queries.len()).zip(partials.chunks_exact_mut(n_queries));
+    for (b, (block, (out, partials))) in cache.blocks[..n_blocks].iter().zip(per_block).enumerate() {
+        let n_keys = (n_keys - b * ATTENTION_BLOCK).min(ATTENTION_BLOCK);
+        let block = CachedBlock { keys: &block.keys, values: &block.values, n_keys };
+        float.attention_block(queries, scale, block, out, partials);
     }
-}
-
-fn norm_heads(float: &FloatKernels, config: &Config, heads: &mut [f32], weight: &[f32]) {
-    let mut input = vec![0.0; config.head_dim];
-    for head in heads.chunks_mut(config.head_dim) {
-        input.copy_from_slice(head);
-        float.rms_norm(&input, weight, config.rms_eps, head);
-    }
+    float.attention_join(&partials, &outs, n_queries, out);
 }

@@ -18,3 +18,5 @@ pub mod template;
 pub mod threads;
 pub mod tokenizer;
 mod weights;
+
+pub use tritone_kernels::isa;

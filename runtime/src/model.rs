@@ -1,1 +1,261 @@
-//! model
+//! A loaded model: where it comes from, how it is loaded, what it can be asked.
+
+use crate::config::Config;
+use crate::error::{Error, Place, Result};
+use crate::gguf::{Bytes, Gguf};
+use crate::linear::LinearOptions;
+use crate::session::Session;
+use crate::template::ChatTemplate;
+use crate::threads::{Pool, default_threads};
+use crate::tokenizer::Tokenizer;
+use crate::weights::{self, Weights};
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Instant;
+use tritone_kernels::float::FloatKernels;
+use tritone_kernels::format::Layout;
+use tritone_kernels::isa::{Detected, Isa, Level};
+use tritone_kernels::kernel::Operation;
+use tritone_kernels::registry;
+
+/// Where a model comes from.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// A GGUF file, which is mapped.
+    File(PathBuf),
+    /// A GGUF file inside the binary.
+    Static {
+        /// What errors call it.
+        name: &'static str,
+        /// The file.
+        bytes: &'static [u8],
+    },
+}
+
+/// How weights lie in memory; it changes speed and size, never a result.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LayoutChoice {
+    /// I2_S in place; everything else in the layout that this processor prefers.
+    #[default]
+    Auto,
+    /// Two bits a weight. Weights with scales per block can't have it and keep the automatic one.
+    I2s,
+    /// Three trits in a nibble and a sign.
+    T3,
+    /// Five trits in a byte.
+    T5,
+}
+
+impl FromStr for LayoutChoice {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<LayoutChoice> {
+        Ok(match name {
+            "auto" => LayoutChoice::Auto,
+            "i2s" => LayoutChoice::I2s,
+            "t3" => LayoutChoice::T3,
+            "t5" => LayoutChoice::T5,
+            other => {
+                return Err(Error::InvalidOption {
+                    option: "--layout",
+                    value: other.to_owned(),
+                    rule: "it must be auto, i2s, t3 or t5".to_owned(),
+                });
+            }
+        })
+    }
+}
+
+/// Choices about speed; none of them changes a result.
+#[derive(Clone, Debug, Default)]
+pub struct LoadOptions {
+    /// The instruction-set level; `None`: what the environment variable `TRITONE_ISA` names, else
+    /// the best of this processor.
+    pub level: Option<Level>,
+    /// How many threads work; `None`: as many as there are physical cores.
+    pub threads: Option<usize>,
+    /// How weights lie in memory.
+    pub layout: LayoutChoice,
+    /// A kernel of the registry to use in place of the preferred one.
+    pub kernel: Option<String>,
+}
+
+/// How far loading is.
+#[derive(Clone, Copy, Debug)]
+pub struct LoadProgress {
+    /// Bytes of tensors taken into use.
+    pub done_bytes: u64,
+    /// Bytes of all tensors.
+    pub total_bytes: u64,
+}
+
+pub(crate) struct Inner {
+    pub(crate) config: Config,
+    pub(crate) weights: Weights,
+    pub(crate) float: FloatKernels,
+    pub(crate) n_threads: usize,
+    tokenizer: Tokenizer,
+    template: ChatTemplate,
+    isa: Isa,
+    load_seconds: f64,
+}
+
+/// A model ready to run. Cloning copies a pointer.
+#[derive(Clone)]
+pub struct Model {
+    inner: Arc<Inner>,
+}
+
+impl Model {
+    /// Opens a model and brings its weights into the layout of the chosen kernels.
+    ///
+    /// # Errors
+    /// Everything that can be wrong with the file or the options, in one sentence.
+    pub fn load(source: Source, options: &LoadOptions, progress: &mut dyn FnMut(LoadProgress)) -> Result<Model> {
+        let began = Instant::now();
+        let isa = choose_isa(options.level)?;
+        let kernel = options.kernel.as_deref().map(|name| find_kernel(name, isa)).transpose()?;
+        let n_threads = options.threads.unwrap_or_else(default_threads);
+        let mut pool = Pool::new(n_threads)?;
+        let gguf = match source {
+            Source::File(path) => Gguf::open(path)?,
+            Source::Static { name, bytes } => Gguf::from_bytes(Bytes::from(bytes), name)?,
+        };
+        let config = Config::from_gguf(&gguf)?;
+        let tokenizer = Tokenizer::from_gguf(&gguf)?;
+        if tokenizer.vocab_size() > config.vocab_size {
+            return Err(Error::Malformed {
+                at: Box::new(Place::file(gguf.file()).tensor("token_embd.weight")),
+                what: format!(
+                    "the tokenizer has {} tokens but the embedding only {} rows",
+                    tokenizer.vocab_size(),
+                    config.vocab_size
+                ),
+                fix: "tokenizer and weights are of different models, convert the model again",
+            });
+        }
+        let template = ChatTemplate::from_gguf(&gguf, &tokenizer)?;
+        let total_bytes = gguf.tensors().iter().map(|tensor| tensor.data().len() as u64).sum();
+        let mut done_bytes = 0;
+        let layout = match options.layout {
+            LayoutChoice::Auto => kernel.map(|kernel| kernel.layout),
+            LayoutChoice::I2s => Some(Layout::I2S),
+            LayoutChoice::T3 => Some(Layout::T3),
+            LayoutChoice::T5 => Some(Layout::T5),
+        };
+        let mut linear_options = LinearOptions {
+            isa,
+            layout,
+            kernel,
+            block_activations: weights::block_activations(&gguf, &config),
+            factor: 1.0,
+            pool: &mut pool,
+        };
+        let weights = Weights::load(&gguf, &config, &mut linear_options, &mut |bytes| {
+            done_bytes += bytes;
+            progress(LoadProgress { done_bytes, total_bytes });
+        })?;
+        let float = FloatKernels::new(isa);
+        let load_seconds = began.elapsed().as_secs_f64();
+        let inner = Inner { config, weights, float, n_threads, tokenizer, template, isa, load_seconds };
+        Ok(Model { inner: Arc::new(inner) })
+    }
+
+    pub(crate) fn from_inner(inner: Arc<Inner>) -> Model {
+        Model { inner }
+    }
+
+    /// The hyperparameters.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.inner.config
+    }
+
+    /// The tokenizer.
+    #[must_use]
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.inner.tokenizer
+    }
+
+    /// The chat template.
+    #[must_use]
+    pub fn chat_template(&self) -> &ChatTemplate {
+        &self.inner.template
+    }
+
+    /// The instruction sets in use.
+    #[must_use]
+    pub fn isa(&self) -> Isa {
+        self.inner.isa
+    }
+
+    /// How many threads a session has.
+    #[must_use]
+    pub fn threads(&self) -> usize {
+        self.inner.n_threads
+    }
+
+    /// The name of the kernel that decodes.
+    #[must_use]
+    pub fn gemv_kernel(&self) -> &'static str {
+        self.inner.weights.layers[0].q.kernel_name(Operation::Gemv)
+    }
+
+    /// The name of the kernel that reads prompts.
+    #[must_use]
+    pub fn gemm_kernel(&self) -> &'static str {
+        self.inner.weights.layers[0].q.kernel_name(Operation::Gemm)
+    }
+
+    /// How long loading took.
+    #[must_use]
+    pub fn load_seconds(&self) -> f64 {
+        self.inner.load_seconds
+    }
+
+    /// A new, empty sequence for up to `context_length` tokens (`None`: all that the model was
+    /// made for), with threads of its own.
+    ///
+    /// # Errors
+    /// A context length that the model does not have, or no threads.
+    pub fn session(&self, context_length: Option<usize>) -> Result<Session> {
+        Session::new(Arc::clone(&self.inner), context_length)
+    }
+}
+
+/// The level that was asked for, in the option or the environment, or the best.
+fn choose_isa(level: Option<Level>) -> Result<Isa> {
+    let detected = Detected::here();
+    let level = match (level, std::env::var("TRITONE_ISA")) {
+        (Some(level), _) => Some(level),
+        (None, Ok(name)) if !name.is_empty() => Some(name.parse().map_err(|error| Error::Isa {
+            what: format!("TRITONE_ISA is '{}', {error}", name.escape_debug()),
+            fix: "name one of them or unset it".to_owned(),
+        })?),
+        (None, _) => None,
+    };
+    match level {
+        None => Ok(Isa::best(detected)),
+        Some(level) => Isa::with_level(level, detected).map_err(|error| Error::Isa {
+            what: error.to_string(),
+            fix: "name one of these with --isa or TRITONE_ISA, or leave it out".to_owned(),
+        }),
+    }
+}
+
+fn find_kernel(name: &str, isa: Isa) -> Result<&'static tritone_kernels::kernel::Kernel> {
+    registry::find(name).filter(|kernel| isa.supports(kernel.level)).ok_or_else(|| Error::InvalidOption {
+        option: "--kernel",
+        value: name.escape_debug().to_string(),
+        rule: format!(
+            "it must be one of those that run here: {}",
+            registry::all()
+                .iter()
+                .filter(|kernel| isa.supports(kernel.level))
+                .map(|kernel| kernel.name)
+                .collect::<Vec<_>>()
+                .join(", ")
+        ),
+    })
+}

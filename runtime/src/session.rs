@@ -87,7 +87,7 @@ impl Session {
     pub fn prefill(&mut self, tokens: &[u32], chunk: usize) -> Result<&[f32]> {
         let (last, before) = self.check(tokens)?;
         for part in before.chunks(chunk_or_default(chunk)) {
-            self.forward(part);
+            self.forward(part)?;
         }
         self.decode(last)
     }
@@ -106,7 +106,7 @@ impl Session {
         let vocab = self.model.config.vocab_size;
         let mut done = 0;
         for part in tokens.chunks(chunk_or_default(chunk)) {
-            let hidden = self.forward(part);
+            let hidden = self.forward(part)?;
             let logits = self.step().logits(hidden, part.len());
             self.logits.clear();
             for row in logits.chunks(vocab) {
@@ -125,7 +125,7 @@ impl Session {
     /// As [`Session::prefill`].
     pub fn decode(&mut self, token: u32) -> Result<&[f32]> {
         self.check(&[token])?;
-        let hidden = self.forward(&[token]);
+        let hidden = self.forward(&[token])?;
         self.logits = self.step().logits(hidden, 1);
         finite(&self.logits, self.tokens.len() - 1)?;
         Ok(&self.logits)
@@ -135,6 +135,26 @@ impl Session {
     #[must_use]
     pub fn logits(&self) -> &[f32] {
         &self.logits
+    }
+
+    /// The log-probability of `token` after the last token fed, before any sampling setting.
+    ///
+    /// # Panics
+    /// No token was fed, or `token` is outside the vocabulary.
+    #[must_use]
+    pub fn logprob(&self, token: u32) -> f32 {
+        self.log_softmax(&self.logits, token)
+    }
+
+    /// The log-probability of `token` under some logits of this model.
+    ///
+    /// # Panics
+    /// `token` is not below the number of logits.
+    #[must_use]
+    pub fn log_softmax(&self, logits: &[f32], token: u32) -> f32 {
+        let logit = logits[token as usize];
+        let partial = self.model.float.softmax(&mut logits.to_vec());
+        (f64::from(logit) - f64::from(partial.max) - libm::log(f64::from(partial.sum))) as f32
     }
 
     /// The last token and those before it, once they are known to be acceptable.
@@ -166,11 +186,11 @@ impl Session {
     }
 
     /// Feeds acceptable tokens; returns the hidden states `[token][hidden]` after the last layer.
-    fn forward(&mut self, tokens: &[u32]) -> Vec<f32> {
+    fn forward(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
         let position = self.tokens.len();
-        let hidden = self.step().layers(tokens, position);
+        let hidden = self.step().layers(tokens, position)?;
         self.tokens.extend_from_slice(tokens);
-        hidden
+        Ok(hidden)
     }
 
     fn step(&mut self) -> Forward<'_> {

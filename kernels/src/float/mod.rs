@@ -549,7 +549,7 @@ impl FloatKernels {
 /// # Panics
 /// If the slices differ in length.
 pub fn rope_table(
-    position: usize,
+    position: f64,
     base: f32,
     factors: Option<&[f32]>,
     cos: &mut [f32],

@@ -8,7 +8,7 @@ use super::lanes::{Operation, Simd};
 
 /// Cosines and sines of one position. All three slices have one element per pair.
 pub(super) fn table(
-    position: usize,
+    position: f64,
     base: f32,
     factors: Option<&[f32]>,
     cos: &mut [f32],
@@ -19,7 +19,7 @@ pub(super) fn table(
         let exponent = -(i as f64) / pairs as f64;
         let frequency = libm::pow(f64::from(base), exponent);
         let factor = factors.map_or(1.0, |factors| f64::from(factors[i]));
-        let angle = position as f64 * frequency / factor;
+        let angle = position * frequency / factor;
         cos[i] = libm::cos(angle) as f32;
         sin[i] = libm::sin(angle) as f32;
     }

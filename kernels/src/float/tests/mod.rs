@@ -478,10 +478,10 @@ fn rope_turns_pairs() {
 #[test]
 fn rope_table_has_the_angles_of_the_paper() {
     let (mut cos, mut sin) = ([0.0; 4], [0.0; 4]);
-    rope_table(0, 10000.0, None, &mut cos, &mut sin);
+    rope_table(0.0, 10000.0, None, &mut cos, &mut sin);
     assert_eq!((cos, sin), ([1.0; 4], [0.0; 4]));
     let factors = [1.0, 2.0, 1.0, 4.0];
-    rope_table(3, 10000.0, Some(&factors), &mut cos, &mut sin);
+    rope_table(3.0, 10000.0, Some(&factors), &mut cos, &mut sin);
     // 10000^(-2i/8) = 10^-i.
     for (i, angle) in [3.0, 0.15, 0.03, 0.00075].iter().enumerate() {
         assert!(

@@ -1,0 +1,276 @@
+//! One ternary matrix of a model: its packed weights, its scales, its kernels.
+
+use crate::error::{Error, Result};
+use crate::gguf::{Tensor, TernaryTensor};
+use crate::mmap::ByteView;
+use crate::threads::Pool;
+use std::cell::RefCell;
+use std::ops::Range;
+use std::sync::Arc;
+use tritone_kernels::activations;
+use tritone_kernels::float::FloatKernels;
+use tritone_kernels::format::{Geometry, Layout};
+use tritone_kernels::kernel::Operation;
+use tritone_kernels::line::Line;
+use tritone_kernels::matrix::{MatrixPlan, Scales};
+
+/// From this many vectors on, decoding a tile once beats reading it for each vector.
+const GEMM_FROM: usize = 4;
+
+/// Where packed weights lie.
+#[derive(Debug)]
+enum Weights {
+    /// In the file, used in place.
+    InPlace(ByteView),
+    /// Packed anew at load.
+    Packed(Vec<u8>),
+}
+
+#[derive(Debug)]
+enum OwnedScales {
+    Tensor(f32),
+    /// `[tile][block][row in tile]`
+    Blocks(Vec<f32>),
+}
+
+/// A matrix `rows x cols` with ternary weights.
+#[derive(Debug)]
+pub(crate) struct Linear {
+    plan: MatrixPlan,
+    weights: Weights,
+    scales: OwnedScales,
+    /// Activations that share a scale: `cols`, or the weights' own block.
+    activation_block: usize,
+}
+
+/// One vector as [`Linear::prepare_vector`] made it.
+pub(crate) struct PreparedVector {
+    lines: Vec<Line>,
+    scales: Vec<f32>,
+}
+
+/// Vectors quantised and brought into a kernel's form.
+pub(crate) struct PreparedInput {
+    operation: Operation,
+    n_vectors: usize,
+    lines: Vec<Line>,
+    scales: Vec<f32>,
+}
+
+impl PreparedInput {
+    /// Room for `n_vectors` vectors for `linear`.
+    pub(crate) fn new(linear: &Linear, n_vectors: usize) -> PreparedInput {
+        let operation = operation(n_vectors);
+        PreparedInput {
+            operation,
+            n_vectors,
+            lines: vec![Line::ZERO; n_vectors * linear.plan.prepared_lines(operation)],
+            scales: vec![0.0; n_vectors * linear.activation_scales()],
+        }
+    }
+
+    pub(crate) fn n_vectors(&self) -> usize {
+        self.n_vectors
+    }
+
+    pub(crate) fn set(&mut self, i: usize, vector: &PreparedVector) {
+        let (lines, scales) = (vector.lines.len(), vector.scales.len());
+        self.lines[i * lines..(i + 1) * lines].copy_from_slice(&vector.lines);
+        self.scales[i * scales..(i + 1) * scales].copy_from_slice(&vector.scales);
+    }
+}
+
+fn operation(n_vectors: usize) -> Operation {
+    if n_vectors < GEMM_FROM { Operation::Gemv } else { Operation::Gemm }
+}
+
+/// How to load matrices.
+pub(crate) struct LinearOptions<'a> {
+    pub(crate) isa: tritone_kernels::isa::Isa,
+    /// `None`: I2_S in place, everything else in the layout that this processor prefers.
+    pub(crate) layout: Option<Layout>,
+    /// A GEMV kernel by name, for the matrices of its layout.
+    pub(crate) kernel: Option<&'static tritone_kernels::kernel::Kernel>,
+    /// Whether activations have a scale for each block of weights.
+    pub(crate) block_activations: bool,
+    /// Multiplies every weight.
+    pub(crate) factor: f32,
+    pub(crate) pool: &'a mut Pool,
+}
+
+impl Linear {
+    /// Takes a tensor of `rows x cols` into use.
+    pub(crate) fn load(tensor: &Tensor, rows: usize, cols: usize, options: &mut LinearOptions) -> Result<Linear> {
+        tensor.expect_dims(&[cols, rows])?;
+        let ternary = tensor.ternary()?;
+        let in_place = ternary.i2s().filter(|_| options.layout.is_none_or(|layout| layout == Layout::I2S));
+        let layout = match (&in_place, options.layout) {
+            (Some(_), _) => Layout::I2S,
+            (None, Some(layout)) if layout != Layout::I2S || ternary.tensor_scale().is_some() => layout,
+            // Scales per block have no I2_S form.
+            (None, _) => tritone_kernels::registry::preferred_layout(options.isa),
+        };
+        let refused = |what: String| Error::Unsupported {
+            at: Box::new(tensor.place()),
+            what,
+            fix: "choose another --kernel or --layout, or leave them out".to_owned(),
+        };
+        let mut plan = Geometry::new(layout, rows, cols, ternary.block())
+            .map_err(tritone_kernels::matrix::PlanError::Geometry)
+            .and_then(|geometry| MatrixPlan::new(geometry, options.isa))
+            .map_err(|error| refused(error.to_string()))?;
+        if let Some(kernel) = options.kernel {
+            plan = plan.with_kernel(kernel).map_err(|error| refused(error.to_string()))?;
+        }
+        let geometry = *plan.geometry();
+        let scales = match ternary.tensor_scale() {
+            Some(scale) => OwnedScales::Tensor(scale * options.factor),
+            None => OwnedScales::Blocks(block_scales(&ternary, &geometry, options.factor)?),
+        };
+        let weights = match in_place {
+            Some(bytes) => Weights::InPlace(bytes),
+            None => Weights::Packed(pack(ternary, &geometry, options.pool)?),
+        };
+        let activation_block = if options.block_activations { geometry.block } else { cols };
+        Ok(Linear { plan, weights, scales, activation_block })
+    }
+
+    pub(crate) fn rows(&self) -> usize {
+        self.plan.geometry().rows
+    }
+
+    pub(crate) fn cols(&self) -> usize {
+        self.plan.geometry().cols
+    }
+
+    pub(crate) fn tile_rows(&self) -> usize {
+        self.plan.geometry().tile_rows()
+    }
+
+    pub(crate) fn n_tiles(&self) -> usize {
+        self.plan.geometry().n_tiles()
+    }
+
+    pub(crate) fn kernel_name(&self, operation: Operation) -> &'static str {
+        self.plan.kernel(operation).name
+    }
+
+    /// Scales that one vector of activations has.
+    fn activation_scales(&self) -> usize {
+        self.cols() / self.activation_block
+    }
+
+    fn data(&self) -> &[u8] {
+        match &self.weights {
+            Weights::InPlace(bytes) => bytes,
+            Weights::Packed(bytes) => bytes,
+        }
+    }
+
+    /// Quantises one vector that is to be multiplied together with `n_vectors - 1` others.
+    pub(crate) fn prepare_vector(&self, float: &FloatKernels, x: &[f32], n_vectors: usize) -> PreparedVector {
+        let operation = operation(n_vectors);
+        let mut codes = vec![0i8; x.len()];
+        let mut scales = vec![0.0; self.activation_scales()];
+        activations::quantize(float, x, self.activation_block, &mut codes, &mut scales);
+        let mut lines = vec![Line::ZERO; self.plan.prepared_lines(operation)];
+        self.plan.prepare(operation, &codes, &mut lines);
+        PreparedVector { lines, scales }
+    }
+
+    /// Appends `[vector][row]` for the rows of `tiles`.
+    pub(crate) fn product(&self, tiles: Range<usize>, input: &PreparedInput, out: &mut Vec<f32>) {
+        thread_local! {
+            static SUMS: RefCell<Vec<i32>> = const { RefCell::new(Vec::new()) };
+        }
+        let n = input.n_vectors;
+        let n_rows = self.plan.geometry().rows_of(tiles.clone()).len();
+        let start = out.len();
+        out.resize(start + n * n_rows, 0.0);
+        SUMS.with_borrow_mut(|sums| {
+            sums.resize(self.plan.n_sums(tiles.len(), n), 0);
+            self.plan.sums(input.operation, self.data(), tiles.clone(), &input.lines, n, sums);
+            let scales = match &self.scales {
+                OwnedScales::Tensor(scale) => Scales::Tensor(*scale),
+                OwnedScales::Blocks(scales) => Scales::Blocks(scales),
+            };
+            self.plan.scale(tiles, sums, scales, &input.scales, n, &mut out[start..]);
+        });
+    }
+}
+
+/// Scales in the kernels' order; rows past the last have 0.
+fn block_scales(ternary: &TernaryTensor, geometry: &Geometry, factor: f32) -> Result<Vec<f32>> {
+    let (n_blocks, tile_rows) = (geometry.n_blocks(), geometry.tile_rows());
+    let mut scales = vec![0.0; geometry.n_tiles() * n_blocks * tile_rows];
+    for (tile, scales) in scales.chunks_exact_mut(n_blocks * tile_rows).enumerate() {
+        for (r, row) in geometry.rows_of(tile..tile + 1).enumerate() {
+            for b in 0..n_blocks {
+                scales[b * tile_rows + r] = ternary.scale(row, b)? * factor;
+            }
+        }
+    }
+    Ok(scales)
+}
+
+/// Packs a tensor into another layout, all threads at once.
+fn pack(ternary: TernaryTensor, geometry: &Geometry, pool: &mut Pool) -> Result<Vec<u8>> {
+    let geometry = *geometry;
+    let mut data = Vec::new();
+    data.try_reserve_exact(geometry.data_len()).map_err(|_| Error::Memory {
+        what: "repacked weights".to_owned(),
+        bytes: geometry.data_len() as u64,
+    })?;
+    data.resize(geometry.data_len(), 0);
+    let mut failed = None;
+    let (bodies, trailers) = data.split_at_mut(geometry.trailer_offset());
+    pool.run(
+        Arc::new(ternary),
+        geometry.n_tiles(),
+        1,
+        move |ternary, tiles, out: &mut Vec<Result<Vec<u8>>>| {
+            for tile in tiles {
+                out.push(pack_tile(ternary, &geometry, tile));
+            }
+        },
+        |tiles, packed| {
+            for (tile, packed) in tiles.zip(packed) {
+                match packed {
+                    Ok(packed) => {
+                        let trailer_bytes = geometry.tile_trailer_bytes();
+                        let (body, trailer) = packed.split_at(packed.len() - trailer_bytes);
+                        bodies[tile * geometry.tile_bytes()..][..body.len()].copy_from_slice(body);
+                        trailers[tile * trailer_bytes..][..trailer_bytes].copy_from_slice(trailer);
+                    }
+                    Err(error) => failed = Some(error.to_string()),
+                }
+            }
+        },
+    );
+    match failed {
+        None => Ok(data),
+        Some(what) => Err(Error::Malformed {
+            at: Box::default(),
+            what,
+            fix: "the file is damaged, download it again",
+        }),
+    }
+}
+
+/// The body of a tile and then its part of the trailer.
+fn pack_tile(ternary: &TernaryTensor, geometry: &Geometry, tile: usize) -> Result<Vec<u8>> {
+    let mut trits = vec![0i8; geometry.tile_rows() * geometry.cols];
+    let rows = geometry.rows_of(tile..tile + 1);
+    let n_rows = rows.len();
+    for (row, trits) in rows.zip(trits.chunks_exact_mut(geometry.cols)) {
+        ternary.row_trits(row, trits)?;
+    }
+    let body = match geometry.layout {
+        Layout::I2S => n_rows * geometry.cols / 4,
+        _ => geometry.tile_bytes(),
+    };
+    let mut packed = vec![0; body + geometry.tile_trailer_bytes()];
+    let (body, trailer) = packed.split_at_mut(body);
+    geometry.pack_tile(&trits, body, trailer);
+    Ok(packed)
+}
