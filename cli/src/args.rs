@@ -1,0 +1,242 @@
+//! What can be said on the command line.
+
+use crate::commands::{chat::ChatArgs, inspect::InspectArgs, logits::LogitsArgs, run::RunArgs, tokenize::TokenizeArgs};
+use crate::failure::{Result, Stop};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::io::{self, IsTerminal, Read};
+use std::path::{Path, PathBuf};
+use tritone_runtime::isa::Level;
+use tritone_runtime::sampler::SamplerConfig;
+
+/// The longest prompt that is read from a file or a pipe.
+const MAX_PROMPT_BYTES: u64 = 16 << 20;
+
+const EXIT_STATUS: &str = "Exit status:
+  0    it went well, or the reader of a pipe had enough
+  1    an error while running: a file, the model, the disk
+  2    the command was not used as it can be
+  130  interrupted by Ctrl-C";
+
+const EXAMPLES: &str = "Examples:
+  tritone                                      a story from the model in the binary
+  tritone run -m model.gguf -p 'The sky is'    continue a text
+  tritone chat -m model.gguf                   talk
+  tritone logits -p 'Once upon' --all --hash   a fingerprint of what the model says
+  tritone inspect model.gguf                   what a file holds
+  tritone tokenize -p 'Once upon a time'       text to tokens
+
+Without a subcommand the options are those of `run`.
+";
+
+/// Runs ternary language models on plain CPUs, with the same bits on every one of them.
+#[derive(Parser)]
+#[command(name = "tritone", version, args_conflicts_with_subcommands = true)]
+#[command(after_help = format!("{EXAMPLES}\n{EXIT_STATUS}"))]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// Without a subcommand: run.
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+/// The subcommands.
+#[derive(Subcommand)]
+pub enum Command {
+    /// Continue a text; without one, tell a story
+    #[command(after_help = format!("Examples:
+  tritone run
+  tritone run -p 'Once there was a bear' -n 100 -s 7
+  tritone run -m model.gguf -f prompt.txt --temp 0
+  echo 'The old king' | tritone run --json -q\n\n{EXIT_STATUS}"))]
+    Run(RunArgs),
+    /// Talk with a model
+    #[command(after_help = format!("Commands in the chat:
+  /system TEXT   give the model its role     /clear   forget the conversation
+  /regen         another answer              /help    this list
+  /exit          end (or Ctrl-D); Ctrl-C stops an answer, twice ends
+
+Examples:
+  tritone chat -m model.gguf
+  tritone chat -m model.gguf --system 'You answer in one sentence.' --temp 0
+  echo 'Who was Aesop?' | tritone chat -m model.gguf -q\n\n{EXIT_STATUS}"))]
+    Chat(ChatArgs),
+    /// Show what the model says after a prompt, for comparing engines
+    #[command(after_help = format!("Examples:
+  tritone logits -p 'Once upon a time'
+  tritone logits -m model.gguf --ids 1,2,3 --all --hash
+  tritone logits -p 'Once upon a time' --all -o logits.npy\n\n{EXIT_STATUS}"))]
+    Logits(LogitsArgs),
+    /// Show what a GGUF file holds
+    #[command(after_help = format!("Examples:
+  tritone inspect model.gguf
+  tritone inspect model.gguf --json | jq .sha256\n\n{EXIT_STATUS}"))]
+    Inspect(InspectArgs),
+    /// Turn text into tokens and back
+    #[command(after_help = format!("Examples:
+  tritone tokenize -p 'Once upon a time'
+  tritone tokenize -m model.gguf -f book.txt --ids
+  tritone tokenize --decode 0,49,80\n\n{EXIT_STATUS}"))]
+    Tokenize(TokenizeArgs),
+}
+
+/// Which model, and how it is to be run.
+#[derive(Args)]
+pub struct ModelArgs {
+    /// The model, a GGUF file; left out: the story model in the binary
+    #[arg(short, long, value_name = "FILE")]
+    pub model: Option<PathBuf>,
+    /// Threads; left out: one for each physical core
+    #[arg(short, long, value_name = "N", value_parser = at_least_one)]
+    pub threads: Option<usize>,
+    /// Tokens of context; left out: as many as the model was made for
+    #[arg(short, long = "ctx", value_name = "TOKENS", value_parser = at_least_one)]
+    pub context: Option<usize>,
+    /// Highest instruction set to use: scalar, avx2, ...; left out: TRITONE_ISA, or the best there is
+    #[arg(long, value_name = "LEVEL")]
+    pub isa: Option<Level>,
+    /// How weights are laid out in memory
+    #[arg(long, value_enum, default_value_t = Layout::Auto)]
+    pub layout: Layout,
+    /// Name of the kernel for decoding, as the line after a run shows it
+    #[arg(long, value_name = "NAME")]
+    pub kernel: Option<String>,
+    /// Prompt tokens that go through the layers at once; 0: the default
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub chunk: usize,
+    /// Only the output, no lines about the run
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// More lines about the run: the model, the seed
+    #[arg(short, long, conflicts_with = "quiet")]
+    pub verbose: bool,
+}
+
+/// Packed layouts by name.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum Layout {
+    /// What is fastest here
+    Auto,
+    /// Two bits a weight
+    I2s,
+    /// Three weights in five bits
+    T3,
+    /// Five weights in a byte
+    T5,
+}
+
+/// How the next token is chosen.
+#[derive(Args)]
+pub struct SamplingArgs {
+    /// Randomness; 0 always takes the likeliest token
+    #[arg(long = "temp", value_name = "T", default_value_t = 0.8)]
+    pub temperature: f32,
+    /// Choose among the K likeliest tokens; 0: all
+    #[arg(long, value_name = "K", default_value_t = 40)]
+    pub top_k: usize,
+    /// Choose among the likeliest tokens that together reach this probability
+    #[arg(long, value_name = "P", default_value_t = 0.95)]
+    pub top_p: f32,
+    /// Leave out tokens less probable than this share of the likeliest
+    #[arg(long, value_name = "P", default_value_t = 0.05)]
+    pub min_p: f32,
+    /// Make tokens that came lately less likely; 1: do not
+    #[arg(long, value_name = "X", default_value_t = 1.0)]
+    pub repeat_penalty: f32,
+    /// Subtracted from a token's logit for each time it came lately
+    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
+    pub frequency_penalty: f32,
+    /// Subtracted once from the logit of a token that came lately
+    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
+    pub presence_penalty: f32,
+    /// The same seed, the same text; left out: another one each time
+    #[arg(short, long)]
+    pub seed: Option<u64>,
+}
+
+impl SamplingArgs {
+    /// The settings, with `seed` where none was given.
+    pub fn config(&self, seed: u64) -> SamplerConfig {
+        SamplerConfig {
+            temperature: self.temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            repeat_penalty: self.repeat_penalty,
+            frequency_penalty: self.frequency_penalty,
+            presence_penalty: self.presence_penalty,
+            seed: self.seed.unwrap_or(seed),
+            ..SamplerConfig::default()
+        }
+    }
+}
+
+/// Where a text comes from.
+#[derive(Args)]
+pub struct TextArgs {
+    /// The text
+    #[arg(short, long, value_name = "TEXT")]
+    pub prompt: Option<String>,
+    /// A file with the text; without -p and -f it is read from standard input
+    #[arg(short, long, value_name = "FILE", conflicts_with = "prompt")]
+    pub file: Option<PathBuf>,
+    /// Names of control tokens in the text, such as <|eot_id|>, mean those tokens
+    #[arg(long)]
+    pub special: bool,
+}
+
+impl TextArgs {
+    /// The text, or none where none was given and standard input is a terminal.
+    pub fn read(&self) -> Result<Option<String>> {
+        if let Some(text) = &self.prompt {
+            return Ok(Some(text.clone()));
+        }
+        if let Some(path) = &self.file {
+            let file = std::fs::File::open(path).map_err(|error| unreadable(&path.display(), &error))?;
+            return read_text(file, &path.display()).map(Some);
+        }
+        let stdin = io::stdin();
+        if stdin.is_terminal() {
+            return Ok(None);
+        }
+        read_text(stdin.lock(), &"standard input").map(Some)
+    }
+}
+
+fn read_text(input: impl Read, name: &dyn std::fmt::Display) -> Result<String> {
+    let mut bytes = Vec::new();
+    // One byte more than allowed tells that there is more.
+    input.take(MAX_PROMPT_BYTES + 1).read_to_end(&mut bytes).map_err(|error| unreadable(name, &error))?;
+    if bytes.len() as u64 > MAX_PROMPT_BYTES {
+        return Err(Stop::runtime(format_args!("{name} has more than {MAX_PROMPT_BYTES} bytes; give a shorter text")));
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        Stop::runtime(format_args!("{name} is not UTF-8 at byte {at}; convert it first"))
+    })
+}
+
+fn unreadable(name: &dyn std::fmt::Display, error: &io::Error) -> Stop {
+    Stop::runtime(format_args!("cannot read {name}: {error}"))
+}
+
+/// Token ids as the command line has them.
+pub fn token_ids(list: &str) -> std::result::Result<Vec<u32>, String> {
+    let parts = list.split(|c: char| c == ',' || c.is_whitespace()).filter(|part| !part.is_empty());
+    let ids = parts.map(|part| part.parse().map_err(|_| format!("'{part}' is not a token id; ids look like 1,2,3")));
+    ids.collect()
+}
+
+fn at_least_one(number: &str) -> std::result::Result<usize, String> {
+    match number.parse() {
+        Ok(0) => Err("it must be 1 or more; leave the option out for the default".to_owned()),
+        Ok(number) => Ok(number),
+        Err(_) => Err("it must be a whole number, 1 or more".to_owned()),
+    }
+}
+
+/// How a model is called in messages.
+pub fn model_name(model: Option<&Path>) -> String {
+    model.map_or_else(|| "the model in the binary".to_owned(), |path| path.display().to_string())
+}

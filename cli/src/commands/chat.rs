@@ -1,0 +1,282 @@
+//! `tritone chat`: a conversation, in a terminal or through pipes.
+
+use crate::args::{ModelArgs, SamplingArgs};
+use crate::commands::run::{random_seed, speed};
+use crate::failure::{Result, Stop};
+use crate::interrupt::{self, Watch};
+use crate::load;
+use crate::output::{emit, note};
+use clap::Args;
+use rustyline::error::ReadlineError;
+use std::io::{self, BufRead, IsTerminal};
+use tritone_runtime::generate::{Finish, GenerateOptions, Generation};
+use tritone_runtime::model::Model;
+use tritone_runtime::session::Session;
+use tritone_runtime::template::Message;
+use tritone_runtime::tokenizer::SpecialTokens;
+
+const HELP: &str = "\
+/system TEXT   give the model its role; without a text, take it away
+/clear         forget the conversation
+/regen         another answer to the last message
+/help          this list
+/exit          end; Ctrl-D does too. Ctrl-C stops an answer, twice ends";
+
+/// Options of `chat`.
+#[derive(Args)]
+pub struct ChatArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+    /// The role of the model
+    #[arg(long, value_name = "TEXT")]
+    system: Option<String>,
+    /// Most tokens of an answer; left out: until the model ends it
+    #[arg(short = 'n', long, value_name = "N")]
+    max_tokens: Option<usize>,
+}
+
+/// Runs the command.
+pub fn run(args: &ChatArgs) -> Result<()> {
+    interrupt::install()?;
+    let model = load::model(&args.model)?;
+    let seed = args.sampling.seed.unwrap_or_else(random_seed);
+    if args.model.verbose {
+        note(format_args!("seed {seed}"));
+    }
+    let mut input = Input::open(args.model.quiet)?;
+    if let Some(sentence) = model.chat_template().note().filter(|_| !args.model.quiet) {
+        note(sentence);
+    }
+    let mut chat = Chat {
+        session: model.session(args.model.context)?,
+        model,
+        args,
+        seed,
+        system: args.system.clone(),
+        turns: Vec::new(),
+    };
+    while let Some(line) = input.read()? {
+        match Line::parse(&line) {
+            Line::Empty => {}
+            Line::Exit => break,
+            Line::Help => note(HELP),
+            Line::Clear => chat.turns.clear(),
+            Line::System(text) => chat.system = (!text.is_empty()).then(|| text.to_owned()),
+            Line::Regenerate => chat.regenerate()?,
+            Line::Unknown(name) => note(format_args!("there is no command {name}; /help lists them")),
+            Line::Text(text) => {
+                chat.turns.push(Message::new("user", text));
+                chat.answer()?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A line of the user.
+#[derive(Debug, PartialEq)]
+enum Line<'l> {
+    Empty,
+    Exit,
+    Help,
+    Clear,
+    Regenerate,
+    System(&'l str),
+    Unknown(&'l str),
+    Text(&'l str),
+}
+
+impl Line<'_> {
+    fn parse(line: &str) -> Line<'_> {
+        let line = line.trim();
+        if !line.starts_with('/') {
+            return if line.is_empty() { Line::Empty } else { Line::Text(line) };
+        }
+        let (name, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+        match name {
+            "/exit" | "/quit" => Line::Exit,
+            "/help" => Line::Help,
+            "/clear" => Line::Clear,
+            "/regen" => Line::Regenerate,
+            "/system" => Line::System(rest.trim()),
+            _ => Line::Unknown(name),
+        }
+    }
+}
+
+/// Where lines come from.
+enum Input {
+    Terminal { editor: Box<rustyline::DefaultEditor>, interrupted: bool, quiet: bool },
+    Pipe(io::Lines<io::StdinLock<'static>>),
+}
+
+impl Input {
+    fn open(quiet: bool) -> Result<Input> {
+        if !io::stdin().is_terminal() {
+            return Ok(Input::Pipe(io::stdin().lock().lines()));
+        }
+        let editor = rustyline::DefaultEditor::new()
+            .map_err(|error| Stop::runtime(format_args!("cannot use the terminal: {error}")))?;
+        Ok(Input::Terminal { editor: Box::new(editor), interrupted: false, quiet })
+    }
+
+    /// The next line, or nothing at the end.
+    fn read(&mut self) -> Result<Option<String>> {
+        let (editor, interrupted, quiet) = match self {
+            Input::Pipe(lines) => {
+                let line = lines.next().transpose();
+                return line.map_err(|error| Stop::runtime(format_args!("cannot read standard input: {error}")));
+            }
+            Input::Terminal { editor, interrupted, quiet } => (editor, interrupted, *quiet),
+        };
+        loop {
+            match editor.readline("> ") {
+                Ok(line) => {
+                    *interrupted = false;
+                    if !line.trim().is_empty() {
+                        // A history that can't take a line is no reason to end the talk.
+                        let _ = editor.add_history_entry(&line);
+                    }
+                    return Ok(Some(line));
+                }
+                Err(ReadlineError::Eof) => return Ok(None),
+                Err(ReadlineError::Interrupted) if *interrupted => return Err(Stop::Interrupted),
+                Err(ReadlineError::Interrupted) => {
+                    *interrupted = true;
+                    if !quiet {
+                        note("Ctrl-C once more, or /exit, ends");
+                    }
+                }
+                Err(error) => return Err(Stop::runtime(format_args!("cannot read the terminal: {error}"))),
+            }
+        }
+    }
+}
+
+/// A conversation and the model's memory of it.
+struct Chat<'a> {
+    session: Session,
+    model: Model,
+    args: &'a ChatArgs,
+    /// Moves on with every answer, so that another one differs.
+    seed: u64,
+    system: Option<String>,
+    /// User and assistant in turn.
+    turns: Vec<Message>,
+}
+
+impl Chat<'_> {
+    fn regenerate(&mut self) -> Result<()> {
+        if self.turns.last().is_some_and(|turn| turn.role == "assistant") {
+            self.turns.pop();
+        }
+        if self.turns.is_empty() {
+            note("there is nothing to answer yet");
+            return Ok(());
+        }
+        self.answer()
+    }
+
+    /// Answers the last message. What is wrong with a message ends the turn, not the talk.
+    fn answer(&mut self) -> Result<()> {
+        let ids = match self.fitting_prompt() {
+            Ok(ids) => ids,
+            Err(Stop::Error { message, .. }) => {
+                note(format_args!("error: {message}"));
+                self.turns.pop();
+                return Ok(());
+            }
+            Err(stop) => return Err(stop),
+        };
+        // What the cache knows already is not computed again; one token is, for its logits.
+        let same = self.session.tokens().iter().zip(&ids).take_while(|(a, b)| a == b).count();
+        let same = same.min(ids.len().saturating_sub(1));
+        self.session.truncate(same);
+
+        let mut sampler = self.args.sampling.config(self.seed);
+        sampler.seed = self.seed;
+        self.seed = self.seed.wrapping_add(1);
+        let options = GenerateOptions {
+            max_tokens: self.args.max_tokens,
+            sampler,
+            stop: self.model.chat_template().stop_strings().iter().map(|&text| text.to_owned()).collect(),
+            ignore_eos: false,
+            chunk: self.args.model.chunk,
+        };
+        let watch = Watch::start();
+        let mut generation = Generation::new(&mut self.session, &ids[same..], &options)?;
+        let mut answer = String::new();
+        while let Some(piece) = generation.next() {
+            let text = piece?.text;
+            // Models like to begin with the space that their template left out.
+            let text = if answer.is_empty() { text.trim_start() } else { &text };
+            emit(text)?;
+            answer.push_str(text);
+            if watch.pressed() {
+                break;
+            }
+        }
+        drop(watch);
+        emit("\n")?;
+        if generation.finish() == Some(Finish::ContextFull) {
+            note("the context is full, the answer ends here; -c TOKENS makes it longer, /clear empties it");
+        }
+        if self.args.model.verbose {
+            note(speed(&generation.stats(), &self.model));
+        }
+        self.turns.push(Message::new("assistant", answer));
+        Ok(())
+    }
+
+    /// The conversation in tokens, without its oldest turns where they do not fit.
+    fn fitting_prompt(&mut self) -> Result<Vec<u32>> {
+        let context = self.session.context_length();
+        // Room for an answer.
+        let most = context - (context / 4).min(256);
+        let mut dropped = 0;
+        loop {
+            let ids = self.prompt()?;
+            if ids.len() <= most {
+                if dropped > 0 {
+                    note(format_args!("the context is full: the {dropped} oldest messages were dropped"));
+                }
+                return Ok(ids);
+            }
+            // The last message stays, and a conversation begins with the user.
+            if self.turns.len() < 3 {
+                return Err(Stop::runtime(format_args!(
+                    "the message makes {} tokens but the context has room for {most}; \
+                     shorten it or raise the context with -c",
+                    ids.len()
+                )));
+            }
+            self.turns.drain(..2);
+            dropped += 2;
+        }
+    }
+
+    fn prompt(&self) -> Result<Vec<u32>> {
+        let system = self.system.iter().map(|text| Message::new("system", text));
+        let messages: Vec<Message> = system.chain(self.turns.iter().cloned()).collect();
+        let text = self.model.chat_template().render(&messages, true)?;
+        let tokenizer = self.model.tokenizer();
+        Ok(tokenizer.encode(&text, SpecialTokens::Parse, tokenizer.adds_bos()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_commands_or_text() {
+        assert_eq!(Line::parse("  \n"), Line::Empty);
+        assert_eq!(Line::parse(" hello /exit "), Line::Text("hello /exit"));
+        assert_eq!(Line::parse("/exit"), Line::Exit);
+        assert_eq!(Line::parse("/system  Be brief. "), Line::System("Be brief."));
+        assert_eq!(Line::parse("/system"), Line::System(""));
+        assert_eq!(Line::parse("/frob x"), Line::Unknown("/frob"));
+    }
+}

@@ -1,0 +1,22 @@
+//! One file per command.
+
+pub mod chat;
+pub mod inspect;
+pub mod logits;
+pub mod run;
+pub mod tokenize;
+
+use crate::args::{Cli, Command};
+use crate::failure::Result;
+
+/// Does what the command line says.
+pub fn dispatch(cli: Cli) -> Result<()> {
+    match cli.command {
+        None => run::run(&cli.run),
+        Some(Command::Run(args)) => run::run(&args),
+        Some(Command::Chat(args)) => chat::run(&args),
+        Some(Command::Logits(args)) => logits::run(&args),
+        Some(Command::Inspect(args)) => inspect::run(&args),
+        Some(Command::Tokenize(args)) => tokenize::run(&args),
+    }
+}

@@ -1,0 +1,152 @@
+//! `tritone run`: continues a text, or tells a story.
+
+use crate::args::{ModelArgs, SamplingArgs, TextArgs};
+use crate::failure::{Result, Stop};
+use crate::interrupt::{self, Watch};
+use crate::load;
+use crate::output::{Bold, emit, note};
+use clap::Args;
+use serde_json::json;
+use std::hash::{BuildHasher, RandomState};
+use tritone_runtime::generate::{Finish, GenerateOptions, Generation, Stats};
+use tritone_runtime::model::Model;
+
+/// How stories begin when the user does not say.
+const BEGINNINGS: [&str; 6] = [
+    "Once upon a time",
+    "Once upon a time there was a little girl who",
+    "There was once a king who had three sons.",
+    "Long ago, in a deep forest, there lived an old bear",
+    "One day a hungry fox",
+    "A poor woodcutter and his wife",
+];
+
+/// Options of `run`.
+#[derive(Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    text: TextArgs,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+    /// Most tokens to generate; left out: until the model ends or the context is full
+    #[arg(short = 'n', long, value_name = "N")]
+    max_tokens: Option<usize>,
+    /// Stop before this text; may be given several times
+    #[arg(long, value_name = "TEXT")]
+    stop: Vec<String>,
+    /// Go on after the token that ends a text
+    #[arg(long)]
+    ignore_eos: bool,
+    /// One JSON object per token and a last one that sums up
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+pub fn run(args: &RunArgs) -> Result<()> {
+    interrupt::install()?;
+    let seed = args.sampling.seed.unwrap_or_else(random_seed);
+    let prompt = match args.text.read()? {
+        Some(text) if !text.is_empty() => text,
+        _ => BEGINNINGS[(seed % BEGINNINGS.len() as u64) as usize].to_owned(),
+    };
+    let sampler = args.sampling.config(seed);
+    let model = load::model(&args.model)?;
+    if args.model.verbose {
+        note(format_args!("seed {seed}"));
+    }
+    let tokenizer = model.tokenizer();
+    let ids = tokenizer.encode(&prompt, load::special(args.text.special), tokenizer.adds_bos());
+    let options = GenerateOptions {
+        max_tokens: args.max_tokens,
+        sampler,
+        stop: args.stop.clone(),
+        ignore_eos: args.ignore_eos,
+        chunk: args.model.chunk,
+    };
+    let mut session = model.session(args.model.context)?;
+    let mut generation = Generation::new(&mut session, &ids, &options)?;
+
+    if !args.json {
+        emit(Bold(&prompt))?;
+    }
+    let watch = Watch::start();
+    while let Some(piece) = generation.next() {
+        let piece = piece?;
+        if args.json {
+            let token = json!({"type": "token", "id": piece.id, "text": piece.text, "logprob": piece.logprob});
+            emit(format_args!("{token}\n"))?;
+        } else {
+            emit(&piece.text)?;
+        }
+        if watch.pressed() {
+            break;
+        }
+    }
+    let interrupted = watch.pressed();
+    drop(watch);
+
+    let stats = generation.stats();
+    if args.json {
+        let finish = generation.finish().map(finish_name);
+        emit(format_args!("{}\n", summary(&stats, finish, seed, &model)))?;
+    } else {
+        emit("\n")?;
+    }
+    if !args.model.quiet {
+        note(speed(&stats, &model));
+    }
+    if interrupted { Err(Stop::Interrupted) } else { Ok(()) }
+}
+
+/// The line after a run.
+pub fn speed(stats: &Stats, model: &Model) -> String {
+    format!(
+        "prompt {} tokens, {:.1} tokens/s; generated {} tokens, {:.1} tokens/s; {}, {}, {} threads",
+        stats.prompt_tokens,
+        rate(stats.prompt_tokens, stats.prompt_seconds),
+        stats.generated_tokens,
+        rate(stats.generated_tokens, stats.generated_seconds),
+        model.isa().level(),
+        model.gemv_kernel(),
+        model.threads(),
+    )
+}
+
+/// A seed that nobody chose; short enough to be typed.
+pub fn random_seed() -> u64 {
+    // The standard library keys its hash maps from the system's random numbers.
+    RandomState::new().hash_one(0u8) >> 32
+}
+
+fn summary(stats: &Stats, finish: Option<&str>, seed: u64, model: &Model) -> serde_json::Value {
+    json!({
+        "type": "summary",
+        "finish": finish.unwrap_or("interrupted"),
+        "seed": seed,
+        "prompt_tokens": stats.prompt_tokens,
+        "prompt_tokens_per_second": rate(stats.prompt_tokens, stats.prompt_seconds),
+        "generated_tokens": stats.generated_tokens,
+        "generated_tokens_per_second": rate(stats.generated_tokens, stats.generated_seconds),
+        "load_seconds": model.load_seconds(),
+        "isa": model.isa().level().name(),
+        "gemv_kernel": model.gemv_kernel(),
+        "gemm_kernel": model.gemm_kernel(),
+        "threads": model.threads(),
+    })
+}
+
+fn finish_name(finish: Finish) -> &'static str {
+    match finish {
+        Finish::EndToken => "end-token",
+        Finish::StopString => "stop-string",
+        Finish::MaxTokens => "max-tokens",
+        Finish::ContextFull => "context-full",
+    }
+}
+
+fn rate(tokens: usize, seconds: f64) -> f64 {
+    if seconds > 0.0 { tokens as f64 / seconds } else { 0.0 }
+}
