@@ -6,9 +6,7 @@
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
-use tritone_kernels::float::{
-    ATTENTION_BLOCK, CachedBlock, FloatFormat, FloatKernels, Partial, rope_table,
-};
+use tritone_kernels::float::{ATTENTION_BLOCK, CachedBlock, FloatFormat, FloatKernels, Partial, rope_table};
 use tritone_kernels::isa::Isa;
 
 const HIDDEN: usize = 2560;
@@ -61,11 +59,7 @@ fn attention(c: &mut Criterion) {
     for kernels in instances() {
         let mut group = c.benchmark_group(format!("float-attention-{}", kernels.name()));
         let keys = halves(&kernels, ATTENTION_BLOCK * HEAD_DIM);
-        let block = CachedBlock {
-            keys: &keys,
-            values: &keys,
-            n_keys: ATTENTION_BLOCK,
-        };
+        let block = CachedBlock { keys: &keys, values: &keys, n_keys: ATTENTION_BLOCK };
         group.throughput(Throughput::Bytes(4 * keys.len() as u64));
         for n_queries in [1, 4] {
             let queries = values(n_queries * HEAD_DIM);

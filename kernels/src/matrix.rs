@@ -38,7 +38,9 @@ impl fmt::Display for PlanError {
         match self {
             PlanError::Geometry(error) => error.fmt(f),
             PlanError::OtherLayout(name) => write!(f, "kernel {name} is not a GEMV kernel of this matrix's layout"),
-            PlanError::Unsupported(name) => write!(f, "kernel {name} needs instructions that were not allowed or that this processor lacks"),
+            PlanError::Unsupported(name) => {
+                write!(f, "kernel {name} needs instructions that were not allowed or that this processor lacks")
+            }
         }
     }
 }
@@ -144,7 +146,15 @@ impl MatrixPlan {
     ///
     /// # Panics
     /// A slice has the wrong length.
-    pub fn scale(&self, tiles: Range<usize>, sums: &[i32], scales: Scales<'_>, activation_scales: &[f32], n_vectors: usize, y: &mut [f32]) {
+    pub fn scale(
+        &self,
+        tiles: Range<usize>,
+        sums: &[i32],
+        scales: Scales<'_>,
+        activation_scales: &[f32],
+        n_vectors: usize,
+        y: &mut [f32],
+    ) {
         let geometry = &self.geometry;
         let (n_blocks, tile_rows) = (geometry.n_blocks(), geometry.tile_rows());
         let n_rows = geometry.rows_of(tiles.clone()).len();
@@ -155,7 +165,8 @@ impl MatrixPlan {
         if n_rows == 0 {
             return;
         }
-        let vectors = sums.chunks_exact(tiles.len() * n_blocks * tile_rows).zip(activation_scales.chunks_exact(per_vector));
+        let vectors =
+            sums.chunks_exact(tiles.len() * n_blocks * tile_rows).zip(activation_scales.chunks_exact(per_vector));
         for ((sums, activation), y) in vectors.zip(y.chunks_exact_mut(n_rows)) {
             let per_tile = sums.chunks_exact(n_blocks * tile_rows).zip(y.chunks_mut(tile_rows));
             for (tile, (sums, y)) in tiles.clone().zip(per_tile) {

@@ -1,7 +1,5 @@
 //! The naive oracle and the generators that tests, benches and fuzzing share.
 
-
-
 use crate::format::{Geometry, Layout, t5};
 use crate::isa::Isa;
 use crate::kernel::Kernel;
@@ -65,7 +63,8 @@ pub fn pack(geometry: &Geometry, trits: &[i8]) -> Vec<u8> {
     for (tile, body) in bodies.chunks_mut(geometry.tile_bytes()).enumerate() {
         let rows = geometry.rows_of(tile..tile + 1);
         let mut padded = vec![0; geometry.tile_rows() * geometry.cols];
-        padded[..rows.len() * geometry.cols].copy_from_slice(&trits[rows.start * geometry.cols..rows.end * geometry.cols]);
+        padded[..rows.len() * geometry.cols]
+            .copy_from_slice(&trits[rows.start * geometry.cols..rows.end * geometry.cols]);
         geometry.pack_tile(&padded, body, trailers.next().unwrap_or_default());
     }
     data
@@ -121,8 +120,17 @@ pub fn naive_sums(geometry: &Geometry, data: &[u8], tiles: Range<usize>, vectors
 /// # Panics
 /// The kernel can't run here or reads another layout.
 #[must_use]
-pub fn kernel_sums(kernel: &'static Kernel, isa: Isa, geometry: &Geometry, data: &[u8], tiles: Range<usize>, vectors: &[Vec<i8>]) -> Vec<i32> {
-    let plan = MatrixPlan::new(*geometry, isa).and_then(|plan| plan.with_kernel(kernel)).expect("a kernel of this layout and processor");
+pub fn kernel_sums(
+    kernel: &'static Kernel,
+    isa: Isa,
+    geometry: &Geometry,
+    data: &[u8],
+    tiles: Range<usize>,
+    vectors: &[Vec<i8>],
+) -> Vec<i32> {
+    let plan = MatrixPlan::new(*geometry, isa)
+        .and_then(|plan| plan.with_kernel(kernel))
+        .expect("a kernel of this layout and processor");
     let lines = plan.prepared_lines(kernel.operation);
     // What a kernel leaves unwritten shows.
     let mut prepared = vec![Line([0xa5; 64]); lines * vectors.len()];
@@ -138,11 +146,24 @@ pub fn kernel_sums(kernel: &'static Kernel, isa: Isa, geometry: &Geometry, data:
 ///
 /// # Panics
 /// It does not.
-pub fn check_kernel(kernel: &'static Kernel, isa: Isa, geometry: &Geometry, data: &[u8], tiles: Range<usize>, vectors: &[Vec<i8>]) {
+pub fn check_kernel(
+    kernel: &'static Kernel,
+    isa: Isa,
+    geometry: &Geometry,
+    data: &[u8],
+    tiles: Range<usize>,
+    vectors: &[Vec<i8>],
+) {
     let expected = naive_sums(geometry, data, tiles.clone(), vectors);
     let got = kernel_sums(kernel, isa, geometry, data, tiles.clone(), vectors);
     if let Some(at) = expected.iter().zip(&got).position(|(expected, got)| expected != got) {
-        panic!("{} on {geometry:?}, tiles {tiles:?}, {} vectors: sum {at} is {}, should be {}", kernel.name, vectors.len(), got[at], expected[at]);
+        panic!(
+            "{} on {geometry:?}, tiles {tiles:?}, {} vectors: sum {at} is {}, should be {}",
+            kernel.name,
+            vectors.len(),
+            got[at],
+            expected[at]
+        );
     }
 }
 

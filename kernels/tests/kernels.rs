@@ -67,7 +67,9 @@ fn every_length_around_the_edges() {
             check_all(33, cols, None, 2, cols as u64);
         }
     }
-    for rows in if cfg!(miri) { vec![1, 65] } else { vec![1, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257] } {
+    for rows in
+        if cfg!(miri) { vec![1, 65] } else { vec![1, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257] }
+    {
         check_all(rows, 130, None, 1, rows as u64);
     }
 }
@@ -113,7 +115,14 @@ fn weights_at_every_alignment() {
         let mut shifted = vec![0; data.len() + 64];
         for offset in if cfg!(miri) { 0..2 } else { 0..64 } {
             shifted[offset..offset + data.len()].copy_from_slice(&data);
-            check_kernel(kernel, Isa::detect(), &geometry, &shifted[offset..offset + data.len()], 0..geometry.n_tiles(), &vectors);
+            check_kernel(
+                kernel,
+                Isa::detect(),
+                &geometry,
+                &shifted[offset..offset + data.len()],
+                0..geometry.n_tiles(),
+                &vectors,
+            );
         }
     }
 }

@@ -144,27 +144,35 @@ impl Config {
             Some(head_dim) => head_dim,
             None if hidden.is_multiple_of(n_heads) => hidden / n_heads,
             None => {
-                return Err(invalid(gguf, format!(
-                    "the width {hidden} can't be divided among {n_heads} heads, and '{}' does not say how wide a head is",
-                    key("attention.key_length")
-                )));
+                return Err(invalid(
+                    gguf,
+                    format!(
+                        "the width {hidden} can't be divided among {n_heads} heads, and '{}' does not say how wide a head is",
+                        key("attention.key_length")
+                    ),
+                ));
             }
         };
         if optional("attention.value_length")?.is_some_and(|length| length != head_dim) {
-            return Err(invalid(gguf, format!(
-                "keys of {head_dim} elements with values of another length are not supported"
-            )));
+            return Err(invalid(
+                gguf,
+                format!("keys of {head_dim} elements with values of another length are not supported"),
+            ));
         }
         if !n_heads.is_multiple_of(n_kv_heads) {
-            return Err(invalid(gguf, format!(
-                "{n_heads} query heads can't share {n_kv_heads} key/value heads evenly"
-            )));
+            return Err(invalid(
+                gguf,
+                format!("{n_heads} query heads can't share {n_kv_heads} key/value heads evenly"),
+            ));
         }
         let rope_dim = optional("rope.dimension_count")?.unwrap_or(head_dim);
         if rope_dim > head_dim || !rope_dim.is_multiple_of(2) {
-            return Err(invalid(gguf, format!(
-                "{rope_dim} elements of a head of {head_dim} are to be rotated; that must be an even number of at most {head_dim}"
-            )));
+            return Err(invalid(
+                gguf,
+                format!(
+                    "{rope_dim} elements of a head of {head_dim} are to be rotated; that must be an even number of at most {head_dim}"
+                ),
+            ));
         }
 
         let float = |suffix: &str, default: f32| -> Result<f32> {

@@ -33,10 +33,7 @@ pub enum Item {
 impl Place {
     /// A place of which only the file is known.
     pub fn file(name: impl Into<String>) -> Self {
-        Self {
-            file: Some(name.into()),
-            ..Self::default()
-        }
+        Self { file: Some(name.into()), ..Self::default() }
     }
 
     /// The same place with a byte offset.
@@ -85,11 +82,7 @@ impl fmt::Display for Place {
 /// A name from a file as it may be printed: control characters escaped, at most 80 characters.
 pub(crate) fn shown(name: &str) -> String {
     const LONGEST: usize = 80;
-    let mut text: String = name
-        .chars()
-        .take(LONGEST)
-        .flat_map(char::escape_debug)
-        .collect();
+    let mut text: String = name.chars().take(LONGEST).flat_map(char::escape_debug).collect();
     if name.chars().nth(LONGEST).is_some() {
         text.push('…');
     }
@@ -247,9 +240,7 @@ pub enum Error {
     },
 
     /// Memory that the model needs could not be had.
-    #[error(
-        "not enough memory for {what} ({bytes} bytes); close other programs or use a smaller model or context"
-    )]
+    #[error("not enough memory for {what} ({bytes} bytes); close other programs or use a smaller model or context")]
     Memory {
         /// What it was for.
         what: String,
@@ -287,14 +278,7 @@ mod tests {
 
     #[test]
     fn a_missing_file_says_how_to_fix_it() {
-        let error = Error::Io {
-            action: "open",
-            path: "no.gguf".into(),
-            source: std::io::ErrorKind::NotFound.into(),
-        };
-        assert_eq!(
-            error.to_string(),
-            "cannot open no.gguf: entity not found; check the path"
-        );
+        let error = Error::Io { action: "open", path: "no.gguf".into(), source: std::io::ErrorKind::NotFound.into() };
+        assert_eq!(error.to_string(), "cannot open no.gguf: entity not found; check the path");
     }
 }

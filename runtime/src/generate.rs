@@ -91,11 +91,8 @@ impl<'s> Generation<'s> {
         let stop = StopStrings::new(&options.stop)?;
         let began = Instant::now();
         session.prefill(prompt, options.chunk)?;
-        let stats = Stats {
-            prompt_tokens: prompt.len(),
-            prompt_seconds: began.elapsed().as_secs_f64(),
-            ..Stats::default()
-        };
+        let stats =
+            Stats { prompt_tokens: prompt.len(), prompt_seconds: began.elapsed().as_secs_f64(), ..Stats::default() };
         Ok(Generation {
             model: session.model(),
             session,

@@ -217,10 +217,8 @@ fn block_scales(ternary: &TernaryTensor, geometry: &Geometry, factor: f32) -> Re
 fn pack(ternary: TernaryTensor, geometry: &Geometry, pool: &mut Pool) -> Result<Vec<u8>> {
     let geometry = *geometry;
     let mut data = Vec::new();
-    data.try_reserve_exact(geometry.data_len()).map_err(|_| Error::Memory {
-        what: "repacked weights".to_owned(),
-        bytes: geometry.data_len() as u64,
-    })?;
+    data.try_reserve_exact(geometry.data_len())
+        .map_err(|_| Error::Memory { what: "repacked weights".to_owned(), bytes: geometry.data_len() as u64 })?;
     data.resize(geometry.data_len(), 0);
     let mut failed = None;
     let (bodies, trailers) = data.split_at_mut(geometry.trailer_offset());
@@ -249,11 +247,7 @@ fn pack(ternary: TernaryTensor, geometry: &Geometry, pool: &mut Pool) -> Result<
     );
     match failed {
         None => Ok(data),
-        Some(what) => Err(Error::Malformed {
-            at: Box::default(),
-            what,
-            fix: "the file is damaged, download it again",
-        }),
+        Some(what) => Err(Error::Malformed { at: Box::default(), what, fix: "the file is damaged, download it again" }),
     }
 }
 

@@ -29,13 +29,7 @@ impl Bytes {
     /// `Io` if it cannot be opened or mapped, `Malformed` if it is empty, `Unsupported` if it is
     /// not a regular file (a directory, a pipe, a device).
     pub fn open(path: &Path) -> Result<Self> {
-        let io = |action| {
-            move |source| Error::Io {
-                action,
-                path: path.to_owned(),
-                source,
-            }
-        };
+        let io = |action| move |source| Error::Io { action, path: path.to_owned(), source };
         // Looked at before opening, because opening a pipe waits for its writer, and again
         // afterwards, because the path may lead elsewhere by then.
         check_kind(path, &fs::metadata(path).map_err(io("open"))?)?;
@@ -45,9 +39,7 @@ impl Bytes {
         if metadata.len() == 0 {
             return Err(empty(&path.display().to_string()));
         }
-        Ok(Self(Source::Mapped(Arc::new(
-            map(&file).map_err(io("map"))?,
-        ))))
+        Ok(Self(Source::Mapped(Arc::new(map(&file).map_err(io("map"))?))))
     }
 
     /// All bytes. A mapped file starts on a page, other sources have no alignment.
@@ -62,10 +54,7 @@ impl Bytes {
     /// The bytes in `range`, or nothing if it reaches past the end.
     pub fn view(&self, range: Range<usize>) -> Option<ByteView> {
         self.as_slice().get(range.clone())?;
-        Some(ByteView {
-            bytes: self.clone(),
-            range,
-        })
+        Some(ByteView { bytes: self.clone(), range })
     }
 }
 
@@ -132,11 +121,7 @@ impl Deref for ByteView {
 }
 
 pub(crate) fn empty(name: &str) -> Error {
-    Error::Malformed {
-        at: Box::new(Place::file(name)),
-        what: "the file is empty".into(),
-        fix: "download it again",
-    }
+    Error::Malformed { at: Box::new(Place::file(name)), what: "the file is empty".into(), fix: "download it again" }
 }
 
 fn check_kind(path: &Path, metadata: &Metadata) -> Result<()> {

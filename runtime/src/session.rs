@@ -96,12 +96,7 @@ impl Session {
     ///
     /// # Errors
     /// As [`Session::prefill`].
-    pub fn prefill_all(
-        &mut self,
-        tokens: &[u32],
-        chunk: usize,
-        each: &mut dyn FnMut(usize, &[f32]),
-    ) -> Result<()> {
+    pub fn prefill_all(&mut self, tokens: &[u32], chunk: usize, each: &mut dyn FnMut(usize, &[f32])) -> Result<()> {
         self.check(tokens)?;
         let vocab = self.model.config.vocab_size;
         let mut done = 0;
@@ -194,12 +189,7 @@ impl Session {
     }
 
     fn step(&mut self) -> Forward<'_> {
-        Forward {
-            model: &self.model,
-            pool: &mut self.pool,
-            cache: &mut self.cache,
-            rope: &mut self.rope,
-        }
+        Forward { model: &self.model, pool: &mut self.pool, cache: &mut self.cache, rope: &mut self.rope }
     }
 }
 
@@ -208,9 +198,5 @@ fn chunk_or_default(chunk: usize) -> usize {
 }
 
 fn finite(logits: &[f32], position: usize) -> Result<()> {
-    if logits.iter().all(|logit| logit.is_finite()) {
-        Ok(())
-    } else {
-        Err(Error::NonFiniteLogits { position })
-    }
+    if logits.iter().all(|logit| logit.is_finite()) { Ok(()) } else { Err(Error::NonFiniteLogits { position }) }
 }

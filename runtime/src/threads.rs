@@ -152,9 +152,7 @@ impl Pool {
                     (AtomicUsize::new(start), (start + per_section).min(n_items))
                 })
                 .collect(),
-            slots: (0..self.n_threads())
-                .map(|_| Mutex::new(Slot { ranges: Vec::new(), values: Vec::new() }))
-                .collect(),
+            slots: (0..self.n_threads()).map(|_| Mutex::new(Slot { ranges: Vec::new(), values: Vec::new() })).collect(),
         });
         if n == 1 {
             job.work(0);
@@ -320,13 +318,7 @@ mod tests {
         let mut pool = Pool::new(3).unwrap();
         for _ in 0..3 {
             let caught = catch_unwind(AssertUnwindSafe(|| {
-                pool.run(
-                    (),
-                    100,
-                    1,
-                    |(), range, _: &mut Vec<u8>| assert!(range.start != 57, "on purpose"),
-                    |_, _| {},
-                );
+                pool.run((), 100, 1, |(), range, _: &mut Vec<u8>| assert!(range.start != 57, "on purpose"), |_, _| {});
             }));
             assert!(caught.is_err());
         }

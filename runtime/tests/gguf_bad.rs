@@ -54,8 +54,7 @@ fn small_file() -> Vec<u8> {
     let mut out = writer.begin(Vec::new()).unwrap();
     for (n, (_, _, _, len)) in tensors.iter().enumerate() {
         // 0x55 and 0x16 hold no code 3, and the floats made of them are finite.
-        out.write(&vec![if n % 2 == 0 { 0x55 } else { 0x16 }; *len])
-            .unwrap();
+        out.write(&vec![if n % 2 == 0 { 0x55 } else { 0x16 }; *len]).unwrap();
     }
     out.finish().unwrap()
 }
@@ -73,9 +72,7 @@ fn sentence(bytes: Vec<u8>) -> String {
 /// Puts `new` in place of the only occurrence of `old`, which has the same length.
 fn replace(mut bytes: Vec<u8>, old: &[u8], new: &[u8]) -> Vec<u8> {
     assert_eq!(old.len(), new.len());
-    let places: Vec<_> = (0..=bytes.len() - old.len())
-        .filter(|&at| &bytes[at..at + old.len()] == old)
-        .collect();
+    let places: Vec<_> = (0..=bytes.len() - old.len()).filter(|&at| &bytes[at..at + old.len()] == old).collect();
     assert_eq!(places.len(), 1, "{old:?}");
     bytes[places[0]..][..new.len()].copy_from_slice(new);
     bytes
@@ -140,10 +137,7 @@ fn temporary(name: &str) -> PathBuf {
 fn missing_empty_and_irregular_files() {
     let missing = temporary("missing.gguf");
     let error = Gguf::open(&missing).unwrap_err().to_string();
-    assert!(
-        error.starts_with(&format!("cannot open {}: ", missing.display())),
-        "{error}"
-    );
+    assert!(error.starts_with(&format!("cannot open {}: ", missing.display())), "{error}");
     assert!(error.ends_with("; check the path"), "{error}");
 
     let empty = temporary("empty.gguf");
@@ -180,10 +174,7 @@ fn a_mapped_file_outlives_its_reader_and_its_name() {
 
 #[test]
 fn an_empty_file_in_memory() {
-    assert_eq!(
-        sentence(vec![]),
-        "bad.gguf: the file is empty; download it again"
-    );
+    assert_eq!(sentence(vec![]), "bad.gguf: the file is empty; download it again");
 }
 
 #[test]
@@ -195,32 +186,19 @@ fn truncated_at_every_byte() {
         };
         let text = error.to_string();
         assert!(text.starts_with("bad.gguf, byte "), "{len}: {text}");
-        assert!(
-            text.ends_with("; the file is damaged or cut short, download it again"),
-            "{len}: {text}"
-        );
+        assert!(text.ends_with("; the file is damaged or cut short, download it again"), "{len}: {text}");
     }
 }
 
 #[test]
 #[cfg_attr(miri, ignore = "too many bytes for Miri")]
 fn models_truncated_at_every_4096th_byte() {
-    for model in [
-        "bitnet-relu2/model-i2_s",
-        "bitnet-relu2/model-tq1_0",
-        "qwen3-group128/model-q2_0",
-    ] {
-        let path = format!(
-            "{}/tests/data/models/{model}.gguf",
-            env!("CARGO_MANIFEST_DIR")
-        );
+    for model in ["bitnet-relu2/model-i2_s", "bitnet-relu2/model-tq1_0", "qwen3-group128/model-q2_0"] {
+        let path = format!("{}/tests/data/models/{model}.gguf", env!("CARGO_MANIFEST_DIR"));
         let whole = std::fs::read(path).unwrap();
         for len in (4096..whole.len()).step_by(4096) {
             let text = sentence(whole[..len].to_vec());
-            assert!(
-                text.ends_with("; the file is damaged or cut short, download it again"),
-                "{model}, {len}: {text}"
-            );
+            assert!(text.ends_with("; the file is damaged or cut short, download it again"), "{model}, {len}: {text}");
         }
     }
 }
@@ -249,10 +227,7 @@ fn wrong_magic() {
          give a model file in GGUF format"
     );
     let hints: [(&[u8], &str); 5] = [
-        (
-            b"version https://git-lfs.github.com/spec/v1\n",
-            "git lfs pull",
-        ),
+        (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
         (b"<!DOCTYPE html>", "a web page"),
         (b"PK\x03\x04....", "PyTorch"),
         (b"tjgg\x03\0\0\0", "before GGUF"),
@@ -295,10 +270,7 @@ fn counts_that_no_file_can_hold() {
     huge.extend_from_slice(&vec![0; 4 << 20]);
     assert!(sentence(huge).contains("at most 65536 are possible"));
     let keys = patch(file_of(&[]), 16, &u64::MAX.to_le_bytes());
-    assert!(sentence(keys).contains(&format!(
-        "18446744073709551615 metadata keys, but at most {} are",
-        (n - 24) / 14
-    )),);
+    assert!(sentence(keys).contains(&format!("18446744073709551615 metadata keys, but at most {} are", (n - 24) / 14)),);
 }
 
 #[test]
@@ -313,14 +285,10 @@ fn metadata_lengths_that_reach_out_of_the_file() {
     for length in [64, 1 << 40, u64::MAX] {
         let string = key(Value::String("text".into()));
         assert!(
-            sentence(patch(string, value_at, &length.to_le_bytes()))
-                .contains("the file ends inside a metadata string")
+            sentence(patch(string, value_at, &length.to_le_bytes())).contains("the file ends inside a metadata string")
         );
         let array = key(Value::Array(Array::from_u32s(&[1, 2])));
-        assert!(
-            sentence(patch(array, value_at + 4, &length.to_le_bytes()))
-                .contains("the file ends inside an array")
-        );
+        assert!(sentence(patch(array, value_at + 4, &length.to_le_bytes())).contains("the file ends inside an array"));
         let strings = key(Value::Array(Array::from_strings(["a", "b"])));
         assert!(
             sentence(patch(strings.clone(), value_at + 4, &length.to_le_bytes()))
@@ -361,24 +329,14 @@ fn metadata_types_and_contents() {
     );
     assert!(sentence(patch(array.clone(), type_at + 4, &[77])).contains("metadata type 77"));
     assert!(
-        sentence(patch(
-            array,
-            type_at + 4,
-            &[7, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 1, 5]
-        ))
-        .contains("element 1 of the array is bad: a bool is neither 0 nor 1")
+        sentence(patch(array, type_at + 4, &[7, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 1, 5]))
+            .contains("element 1 of the array is bad: a bool is neither 0 nor 1")
     );
-    assert!(
-        sentence(patch(key(Value::Bool(true)), type_at + 4, &[2]))
-            .contains("a bool is neither 0 nor 1")
-    );
+    assert!(sentence(patch(key(Value::Bool(true)), type_at + 4, &[2])).contains("a bool is neither 0 nor 1"));
     let text = key(Value::String("ab".into()));
     assert!(sentence(replace(text, b"ab", b"a\xff")).contains("the string is not UTF-8"));
     let strings = key(Value::Array(Array::from_strings(["x", "ab"])));
-    assert!(
-        sentence(replace(strings, b"ab", b"\xc3\x28"))
-            .contains("element 1 of the array is bad: it is not UTF-8")
-    );
+    assert!(sentence(replace(strings, b"ab", b"\xc3\x28")).contains("element 1 of the array is bad: it is not UTF-8"));
     let mut twice = Writer::new();
     twice.key("k", Value::U8(1)).key("k", Value::U8(1));
     let twice = twice.begin(Vec::new()).unwrap().finish().unwrap();
@@ -424,8 +382,7 @@ fn getters_name_the_key_and_both_types() {
             .contains("tensor `f16`: shape is [2, 2], but the model's configuration needs [4, 1]")
     );
     assert!(
-        text(tensor.ternary().unwrap_err())
-            .contains("the tensor has type F16, but ternary weights are needed here")
+        text(tensor.ternary().unwrap_err()).contains("the tensor has type F16, but ternary weights are needed here")
     );
 }
 
@@ -467,10 +424,7 @@ fn tensor_descriptions() {
     );
     assert!(text(dims_at + 4 + 7, &[0x30]).contains("are impossible"));
     assert!(text(dims_at + 4 + 6, &[0x10]).contains("reach past the end of the file"));
-    assert!(
-        text(type_at + 4, &[16])
-            .contains("the tensor's offset 16 is no multiple of the alignment 32")
-    );
+    assert!(text(type_at + 4, &[16]).contains("the tensor's offset 16 is no multiple of the alignment 32"));
     assert!(text(type_at + 4, &[64]).contains("64 bytes at offset 64 reach past the end"));
     assert!(text(type_at + 4 + 7, &[255]).contains("reach past the end"));
     let long = "n".repeat(257);
@@ -483,10 +437,7 @@ fn tensor_descriptions() {
     let twice = file_of(&[("x", &[8], 0, 32), ("x", &[8], 0, 32)]);
     assert!(sentence(twice).contains("tensor `x`: the name occurs twice"));
     let blocks = file_of(&[("x", &[100], 36, 57)]);
-    assert!(
-        sentence(blocks)
-            .contains("rows of 100 weights cannot be cut in the blocks of 128 that type I2_S has")
-    );
+    assert!(sentence(blocks).contains("rows of 100 weights cannot be cut in the blocks of 128 that type I2_S has"));
 }
 
 #[test]
@@ -540,12 +491,7 @@ fn number_36_is_decided_by_size() {
 fn number_42_is_decided_by_size() {
     let name = |len| {
         let file = file_of(&[("x", &[4096], 42, len), ("y", &[128], 42, 36)]);
-        open(file).map(|g| {
-            (
-                g.tensors()[0].tensor_type().name(),
-                g.tensors()[1].data().len(),
-            )
-        })
+        open(file).map(|g| (g.tensors()[0].tensor_type().name(), g.tensors()[1].data().len()))
     };
     assert_eq!(name(1152).unwrap(), ("Q2_0", 36));
     // The second tensor fits both sizes and follows the first.
@@ -555,9 +501,10 @@ fn number_42_is_decided_by_size() {
          nor of 128 (1088 bytes)"
     ));
     let mixed = file_of(&[("x", &[4096], 42, 1152), ("y", &[4096], 42, 1088)]);
-    assert!(sentence(mixed).contains(
-        "tensor `y`: the tensor has the size of Q2_0 (groups of 128) but tensor `x` that of Q2_0"
-    ));
+    assert!(
+        sentence(mixed)
+            .contains("tensor `y`: the tensor has the size of Q2_0 (groups of 128) but tensor `x` that of Q2_0")
+    );
 }
 
 #[test]
@@ -569,10 +516,7 @@ fn codes_and_scales_that_are_not_ternary() {
         out.write(&bytes).unwrap();
         let gguf = open(out.finish().unwrap()).unwrap();
         let tensor = gguf.tensor("x").unwrap().clone();
-        tensor
-            .ternary()
-            .and_then(|t| t.check())
-            .map_err(|e| e.to_string())
+        tensor.ternary().and_then(|t| t.check()).map_err(|e| e.to_string())
     };
     for (id, cols, len, code_at, scale_at) in [
         (36, 128, 96, 40, 64..68),
@@ -587,10 +531,7 @@ fn codes_and_scales_that_are_not_ternary() {
         match ternary(id, cols, bad) {
             // Every byte of TQ1_0 decodes.
             Ok(()) => assert_eq!(id, 34),
-            Err(text) => assert!(
-                text.contains("tensor `x`: row 1 holds the code 3, so this"),
-                "{text}"
-            ),
+            Err(text) => assert!(text.contains("tensor `x`: row 1 holds the code 3, so this"), "{text}"),
         }
         let mut bad = vec![0x55; len];
         bad[scale_at].fill(0x7f);
@@ -605,11 +546,7 @@ fn codes_and_scales_that_are_not_ternary() {
 }
 
 fn cases() -> ProptestConfig {
-    ProptestConfig {
-        cases: if cfg!(miri) { 12 } else { 3000 },
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    }
+    ProptestConfig { cases: if cfg!(miri) { 12 } else { 3000 }, failure_persistence: None, ..ProptestConfig::default() }
 }
 
 proptest! {

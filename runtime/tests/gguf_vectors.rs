@@ -4,9 +4,7 @@ use std::path::{Path, PathBuf};
 use tritone_runtime::gguf::{Array, Bytes, Gguf, TensorType, Value, Writer, dequantize_row};
 
 fn data(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/data")
-        .join(path)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(path)
 }
 
 /// Rows of one type as bytes, and their values.
@@ -15,10 +13,7 @@ fn block_vectors(name: &str) -> (Vec<u8>, Vec<f32>) {
     let values = std::fs::read(data(&format!("blocks/{name}.f32"))).unwrap();
     let (values, rest) = values.as_chunks();
     assert!(rest.is_empty());
-    (
-        bytes,
-        values.iter().map(|b| f32::from_le_bytes(*b)).collect(),
-    )
+    (bytes, values.iter().map(|b| f32::from_le_bytes(*b)).collect())
 }
 
 fn bits(values: &[f32]) -> Vec<u32> {
@@ -80,11 +75,7 @@ fn ternary_blocks_decode_to_the_same_bits() {
                 let scale = ternary.scale(row, b).unwrap();
                 let values: Vec<f32> = trits.iter().map(|&t| f32::from(t) * scale).collect();
                 let expected = &expected[b * block..][..block];
-                assert_eq!(
-                    bits(&values),
-                    bits(expected),
-                    "{name}, row {row}, block {b}"
-                );
+                assert_eq!(bits(&values), bits(expected), "{name}, row {row}, block {b}");
             }
             zeros += trits.iter().filter(|&&t| t == 0).count() as u64;
         }
@@ -110,19 +101,9 @@ fn i2s_is_read_in_place() {
 fn float_rows() {
     let values = [1.0_f32, -2.5, 0.15625, -0.0];
     let f32s: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-    let f16s: Vec<u8> = [0x3c00_u16, 0xc100, 0x3100, 0x8000]
-        .iter()
-        .flat_map(|v| v.to_le_bytes())
-        .collect();
-    let bf16s: Vec<u8> = [0x3f80_u16, 0xc020, 0x3e20, 0x8000]
-        .iter()
-        .flat_map(|v| v.to_le_bytes())
-        .collect();
-    for (ty, bytes) in [
-        (TensorType::F32, f32s),
-        (TensorType::F16, f16s),
-        (TensorType::BF16, bf16s),
-    ] {
+    let f16s: Vec<u8> = [0x3c00_u16, 0xc100, 0x3100, 0x8000].iter().flat_map(|v| v.to_le_bytes()).collect();
+    let bf16s: Vec<u8> = [0x3f80_u16, 0xc020, 0x3e20, 0x8000].iter().flat_map(|v| v.to_le_bytes()).collect();
+    for (ty, bytes) in [(TensorType::F32, f32s), (TensorType::F16, f16s), (TensorType::BF16, bf16s)] {
         let mut out = [f32::NAN; 4];
         dequantize_row(ty, &bytes, &mut out);
         assert_eq!(bits(&out), bits(&values), "{}", ty.name());
@@ -134,8 +115,7 @@ fn float_rows() {
 #[test]
 fn models_hold_the_same_trits_in_every_format() {
     for (model, layers) in [("bitnet-relu2", 3), ("llama-silu-bitlinear", 2)] {
-        let open =
-            |format| Gguf::open(data(&format!("models/{model}/model-{format}.gguf"))).unwrap();
+        let open = |format| Gguf::open(data(&format!("models/{model}/model-{format}.gguf"))).unwrap();
         let files = [open("i2_s"), open("tq1_0"), open("tq2_0")];
         let [i2s, others @ ..] = &files;
         let mut compared = 0;
@@ -216,10 +196,7 @@ fn groups_of_64_are_told_from_groups_of_128() {
 
     let gguf = file_of(TensorType::Pq2_0, &wide, expected.len() / 1024);
     assert_eq!(gguf.tensors()[0].tensor_type(), TensorType::Pq2_0);
-    assert_eq!(
-        gguf.tensors()[0].to_f32().unwrap(),
-        tensor.to_f32().unwrap()
-    );
+    assert_eq!(gguf.tensors()[0].to_f32().unwrap(), tensor.to_f32().unwrap());
 }
 
 /// What the writer writes, the reader reads: every type of value, order kept, data in place.
@@ -265,25 +242,18 @@ fn written_files_come_back() {
 
 #[test]
 fn vocabularies_of_128_thousand_tokens() {
-    let shared = std::env::var_os("TRITONE_SHARED").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared"),
-        PathBuf::from,
-    );
+    let shared = std::env::var_os("TRITONE_SHARED")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared"), PathBuf::from);
     let folder = shared.join("vectors/tokenizer");
     if !folder.is_dir() {
         println!("skipped: {} is not there", folder.display());
         return;
     }
-    for (name, tokens, merges) in [
-        ("llama-bpe", 128_256, Some(280_147)),
-        ("llama-spm", 32_000, None),
-        ("qwen2", 151_936, Some(151_387)),
-    ] {
+    for (name, tokens, merges) in
+        [("llama-bpe", 128_256, Some(280_147)), ("llama-spm", 32_000, None), ("qwen2", 151_936, Some(151_387))]
+    {
         let gguf = Gguf::open(folder.join(format!("ggml-vocab-{name}.gguf"))).unwrap();
-        assert_eq!(
-            gguf.array_str("tokenizer.ggml.tokens").unwrap().count(),
-            tokens
-        );
+        assert_eq!(gguf.array_str("tokenizer.ggml.tokens").unwrap().count(), tokens);
         let found = gguf.find::<tritone_runtime::gguf::Strings>("tokenizer.ggml.merges");
         assert_eq!(found.unwrap().map(Iterator::count), merges, "{name}");
         assert!(gguf.tensors().is_empty());

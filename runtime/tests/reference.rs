@@ -71,11 +71,8 @@ fn check_bitnet(model: &str, files: &[&str]) {
     for file in files {
         let loaded = load(model, file, LayoutChoice::Auto);
         for reference in &references {
-            let ids = loaded.tokenizer().encode(
-                &reference.prompt,
-                tritone_runtime::tokenizer::SpecialTokens::Plain,
-                true,
-            );
+            let ids =
+                loaded.tokenizer().encode(&reference.prompt, tritone_runtime::tokenizer::SpecialTokens::Plain, true);
             assert_eq!(ids, reference.ids, "{file}");
         }
         let distances = distances(&loaded, &references);

@@ -55,7 +55,10 @@ fn levels() -> Vec<Level> {
 
 fn check(file: &str, golden: u64) {
     let reference = fingerprint(&load(file, Level::Scalar, 1, LayoutChoice::Auto), 0);
-    assert_eq!(reference, golden, "{file}: the scalar logits are {reference:#018x}, another machine had {golden:#018x}");
+    assert_eq!(
+        reference, golden,
+        "{file}: the scalar logits are {reference:#018x}, another machine had {golden:#018x}"
+    );
     for level in levels() {
         for layout in [LayoutChoice::Auto, LayoutChoice::I2s, LayoutChoice::T3, LayoutChoice::T5] {
             let model = load(file, level, 2, layout);

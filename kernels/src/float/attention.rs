@@ -104,10 +104,7 @@ impl AttentionBlock<'_> {
     ) {
         let dim = self.head_dim;
         let units: &[HalfUnit] = self.keys.as_chunks().0;
-        let blocks = units
-            .as_chunks::<{ KEY_LANES / UNIT }>()
-            .0
-            .chunks_exact(dim);
+        let blocks = units.as_chunks::<{ KEY_LANES / UNIT }>().0.chunks_exact(dim);
         let n_blocks = self.n_keys.div_ceil(KEY_LANES);
         for (b, block) in blocks.take(n_blocks).enumerate() {
             for part in (0..KEY_LANES / UNIT).step_by(UNITS) {
@@ -215,9 +212,7 @@ impl Operation for AttentionJoin<'_> {
         let dim = self.out.len() / n;
         for (q, out) in self.out.chunks_exact_mut(dim).enumerate() {
             let partials = self.partials[q..].iter().step_by(n);
-            let max = partials
-                .clone()
-                .fold(f32::NEG_INFINITY, |max, partial| larger(max, partial.max));
+            let max = partials.clone().fold(f32::NEG_INFINITY, |max, partial| larger(max, partial.max));
             let mut total = 0.0;
             out.fill(0.0);
             let blocks = self.outs.chunks_exact(dim).skip(q).step_by(n);

@@ -40,10 +40,7 @@ impl Simd for Avx2 {
         let [a, b] = bytemuck::cast(*halves);
         // SAFETY: needs AVX2; `self` exists only if `Avx2::new` saw it.
         let bits = unsafe {
-            [
-                _mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(a)),
-                _mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(b)),
-            ]
+            [_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(a)), _mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(b))]
         };
         bytemuck::cast(bits)
     }
@@ -78,12 +75,7 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn larger(self, max: Self::Vector, candidate: Self::Vector) -> Self::Vector {
         // SAFETY: needs AVX; `self` exists only if `Avx2::new` saw AVX2.
-        unsafe {
-            [
-                _mm256_max_ps(candidate[0], max[0]),
-                _mm256_max_ps(candidate[1], max[1]),
-            ]
-        }
+        unsafe { [_mm256_max_ps(candidate[0], max[0]), _mm256_max_ps(candidate[1], max[1])] }
     }
 
     #[inline(always)]

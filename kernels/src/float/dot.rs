@@ -128,12 +128,7 @@ fn tile<F: Stored, S: Simd, const ROWS: usize, const VECTORS: usize>(
 
 /// 32 products added to 32 lanes.
 #[inline(always)]
-fn step<S: Simd>(
-    simd: S,
-    sums: [S::Vector; 2],
-    weights: [S::Vector; 2],
-    values: &[Unit; 2],
-) -> [S::Vector; 2] {
+fn step<S: Simd>(simd: S, sums: [S::Vector; 2], weights: [S::Vector; 2], values: &[Unit; 2]) -> [S::Vector; 2] {
     [
         simd.add_product(sums[0], weights[0], simd.load(&values[0])),
         simd.add_product(sums[1], weights[1], simd.load(&values[1])),

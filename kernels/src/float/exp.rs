@@ -27,13 +27,7 @@ const ROUND: f32 = 12_582_912.0;
 /// 355 / 512.
 const LN_2_HIGH: f32 = 355.0 / 512.0;
 const LN_2_LOW: f32 = -2.121_944_4e-4;
-const Q: [f32; 5] = [
-    0.5,
-    0.166_665_76,
-    0.041_666_556,
-    0.008_363_203,
-    0.001_392_621_3,
-];
+const Q: [f32; 5] = [0.5, 0.166_665_76, 0.041_666_556, 0.008_363_203, 0.001_392_621_3];
 
 /// `e^x`. Everything up to -104 gives 0, everything from 88.73 on infinity, NaN gives NaN.
 #[inline(always)]
@@ -141,10 +135,7 @@ pub(super) fn exponentials<S: Simd>(simd: S, x: &mut [f32]) -> Partial {
     for value in x.iter_mut() {
         *value = exp(*value - max);
     }
-    Partial {
-        max,
-        sum: lanes::sum(simd, x),
-    }
+    Partial { max, sum: lanes::sum(simd, x) }
 }
 
 /// Softmax of `x` in place; returns the maximum and the sum of the exponentials.

@@ -19,19 +19,9 @@ pub(super) fn widen(half: u16) -> f32 {
     let sign = (u32::from(half) & 0x8000) << 16;
     let magnitude = (u32::from(half) & 0x7fff) << 13;
     let finite = (f32::from_bits(magnitude) * TWO_POW_112).to_bits();
-    let quiet = if magnitude > 0x0f80_0000 {
-        0x0040_0000
-    } else {
-        0
-    };
+    let quiet = if magnitude > 0x0f80_0000 { 0x0040_0000 } else { 0 };
     let special = magnitude | 0x7f80_0000 | quiet;
-    f32::from_bits(
-        sign | if magnitude >= 0x0f80_0000 {
-            special
-        } else {
-            finite
-        },
-    )
+    f32::from_bits(sign | if magnitude >= 0x0f80_0000 { special } else { finite })
 }
 
 /// The half nearest to `value`, ties to even; NaNs keep sign and upper payload, made quiet.

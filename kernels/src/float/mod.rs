@@ -135,9 +135,7 @@ impl FloatKernels {
         #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
         let instance = instance.or_else(|| neon::Neon::new(isa).map(Instance::Neon));
         let _ = isa;
-        Self {
-            instance: instance.unwrap_or(Instance::Scalar),
-        }
+        Self { instance: instance.unwrap_or(Instance::Scalar) }
     }
 
     /// `scalar`, `avx2`, `avx512` or `neon`.
@@ -174,12 +172,7 @@ impl FloatKernels {
     pub fn rms_norm(&self, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
         assert_eq!(x.len(), weight.len(), "one weight for each element");
         assert_eq!(x.len(), out.len(), "one output for each element");
-        self.run(norm::RmsNorm {
-            x,
-            weight,
-            eps,
-            out,
-        });
+        self.run(norm::RmsNorm { x, weight, eps, out });
     }
 
     /// [`rms_norm`](Self::rms_norm) in place on each head of `x`, `n_heads x head_dim`, with one
@@ -208,11 +201,7 @@ impl FloatKernels {
     /// If `row` does not hold as many values as `x`.
     #[must_use]
     pub fn dot(&self, format: FloatFormat, row: &[u8], x: &[f32]) -> f32 {
-        assert_eq!(
-            Some(row.len()),
-            x.len().checked_mul(format.size()),
-            "one weight for each element"
-        );
+        assert_eq!(Some(row.len()), x.len().checked_mul(format.size()), "one weight for each element");
         for_format!(self, format, Dot { row, x })
     }
 
@@ -265,49 +254,22 @@ impl FloatKernels {
     ///
     /// # Panics
     /// If `n_vectors` or `cols` is 0, or a slice does not have the size given here.
-    pub fn rows_dot_multi(
-        &self,
-        format: FloatFormat,
-        rows: &[u8],
-        vectors: &[f32],
-        n_vectors: usize,
-        out: &mut [f32],
-    ) {
-        assert!(
-            n_vectors > 0 && !vectors.is_empty(),
-            "at least one vector and one column"
-        );
+    pub fn rows_dot_multi(&self, format: FloatFormat, rows: &[u8], vectors: &[f32], n_vectors: usize, out: &mut [f32]) {
+        assert!(n_vectors > 0 && !vectors.is_empty(), "at least one vector and one column");
         assert_eq!(vectors.len() % n_vectors, 0, "vectors of one length");
         assert_eq!(out.len() % n_vectors, 0, "as many outputs for each vector");
         let cols = vectors.len() / n_vectors;
         let n_rows = out.len() / n_vectors;
-        let size = n_rows
-            .checked_mul(cols)
-            .and_then(|n| n.checked_mul(format.size()));
+        let size = n_rows.checked_mul(cols).and_then(|n| n.checked_mul(format.size()));
         assert_eq!(Some(rows.len()), size, "n_rows x cols weights");
-        for_format!(
-            self,
-            format,
-            RowsDot {
-                rows,
-                cols,
-                vectors,
-                out
-            }
-        );
+        for_format!(self, format, RowsDot { rows, cols, vectors, out });
     }
 
     /// [`rows_dot_multi`](Self::rows_dot_multi) with a matrix of halves, given as their bits.
     ///
     /// # Panics
     /// As [`rows_dot_multi`](Self::rows_dot_multi).
-    pub fn rows_dot_f16_multi(
-        &self,
-        rows: &[u16],
-        vectors: &[f32],
-        n_vectors: usize,
-        out: &mut [f32],
-    ) {
+    pub fn rows_dot_f16_multi(&self, rows: &[u16], vectors: &[f32], n_vectors: usize, out: &mut [f32]) {
         let rows = bytemuck::cast_slice(rows);
         self.rows_dot_multi(FloatFormat::F16, rows, vectors, n_vectors, out);
     }
@@ -317,11 +279,7 @@ impl FloatKernels {
     /// # Panics
     /// If `stored` does not hold as many values as `out`.
     pub fn widen(&self, format: FloatFormat, stored: &[u8], out: &mut [f32]) {
-        assert_eq!(
-            Some(stored.len()),
-            out.len().checked_mul(format.size()),
-            "one output for each value"
-        );
+        assert_eq!(Some(stored.len()), out.len().checked_mul(format.size()), "one output for each value");
         for_format!(self, format, Widen { stored, out });
     }
 
@@ -404,12 +362,7 @@ impl FloatKernels {
     /// `x` is not a whole number of heads.
     pub fn rope_neox(&self, x: &mut [f32], head_dim: usize, cos: &[f32], sin: &[f32]) {
         check_rope(x.len(), head_dim, cos.len(), sin.len());
-        self.run(rope::RopeNeox {
-            x,
-            head_dim,
-            cos,
-            sin,
-        });
+        self.run(rope::RopeNeox { x, head_dim, cos, sin });
     }
 
     /// As [`rope_neox`](Self::rope_neox), in pairs `(2i, 2i + 1)`.
@@ -418,12 +371,7 @@ impl FloatKernels {
     /// As [`rope_neox`](Self::rope_neox).
     pub fn rope_interleaved(&self, x: &mut [f32], head_dim: usize, cos: &[f32], sin: &[f32]) {
         check_rope(x.len(), head_dim, cos.len(), sin.len());
-        self.run(rope::RopeInterleaved {
-            x,
-            head_dim,
-            cos,
-            sin,
-        });
+        self.run(rope::RopeInterleaved { x, head_dim, cos, sin });
     }
 
     /// Attention of the queries that share one key/value head over one block of its cache.
@@ -446,22 +394,13 @@ impl FloatKernels {
     ) {
         let n_keys = block.n_keys;
         assert!((1..=ATTENTION_BLOCK).contains(&n_keys), "1 to 256 keys");
-        assert!(
-            !partials.is_empty() && !queries.is_empty(),
-            "at least one query and dimension"
-        );
+        assert!(!partials.is_empty() && !queries.is_empty(), "at least one query and dimension");
         assert_eq!(queries.len() % partials.len(), 0, "queries of one length");
         assert_eq!(queries.len(), out.len(), "one output for each query");
         let head_dim = queries.len() / partials.len();
         let per_dimension = n_keys.next_multiple_of(KEY_LANES);
-        assert!(
-            block.keys.len() / per_dimension >= head_dim,
-            "whole key blocks"
-        );
-        assert!(
-            block.values.len() / n_keys >= head_dim,
-            "a value for each key"
-        );
+        assert!(block.keys.len() / per_dimension >= head_dim, "whole key blocks");
+        assert!(block.values.len() / n_keys >= head_dim, "a value for each key");
         self.run(attention::AttentionBlock {
             queries,
             scale,
@@ -484,32 +423,14 @@ impl FloatKernels {
     /// # Panics
     /// If `n_queries` is 0, `out` or `partials` is empty, or a slice does not have the size given
     /// here.
-    pub fn attention_join(
-        &self,
-        partials: &[Partial],
-        outs: &[f32],
-        n_queries: usize,
-        out: &mut [f32],
-    ) {
-        assert!(
-            n_queries > 0 && !out.is_empty(),
-            "at least one query and dimension"
-        );
+    pub fn attention_join(&self, partials: &[Partial], outs: &[f32], n_queries: usize, out: &mut [f32]) {
+        assert!(n_queries > 0 && !out.is_empty(), "at least one query and dimension");
         assert!(!partials.is_empty(), "at least one block");
         assert_eq!(out.len() % n_queries, 0, "outputs of one length");
-        assert_eq!(
-            partials.len() % n_queries,
-            0,
-            "as many blocks for each query"
-        );
+        assert_eq!(partials.len() % n_queries, 0, "as many blocks for each query");
         let size = (partials.len() / n_queries).checked_mul(out.len());
         assert_eq!(Some(outs.len()), size, "an output for each block and query");
-        self.run(attention::AttentionJoin {
-            partials,
-            outs,
-            n_queries,
-            out,
-        });
+        self.run(attention::AttentionJoin { partials, outs, n_queries, out });
     }
 
     /// Writes a key of `head_dim` elements as halves into place `position` (below [`KEY_LANES`])
@@ -519,11 +440,7 @@ impl FloatKernels {
     /// If the block does not have that size or the position is too large.
     pub fn store_key(&self, key: &[f32], position: usize, block: &mut [u16]) {
         assert!(position < KEY_LANES, "a position within the key block");
-        assert_eq!(
-            Some(block.len()),
-            key.len().checked_mul(KEY_LANES),
-            "head_dim x 32 halves"
-        );
+        assert_eq!(Some(block.len()), key.len().checked_mul(KEY_LANES), "head_dim x 32 halves");
         let mut halves = [0u16; 64];
         for (key, lanes) in key.chunks(64).zip(block.chunks_mut(64 * KEY_LANES)) {
             let halves = &mut halves[..key.len()];
@@ -548,13 +465,7 @@ impl FloatKernels {
 ///
 /// # Panics
 /// If the slices differ in length.
-pub fn rope_table(
-    position: f64,
-    base: f32,
-    factors: Option<&[f32]>,
-    cos: &mut [f32],
-    sin: &mut [f32],
-) {
+pub fn rope_table(position: f64, base: f32, factors: Option<&[f32]>, cos: &mut [f32], sin: &mut [f32]) {
     assert_eq!(cos.len(), sin.len(), "a sine for each cosine");
     if let Some(factors) = factors {
         assert_eq!(cos.len(), factors.len(), "a factor for each pair");
@@ -564,9 +475,6 @@ pub fn rope_table(
 
 fn check_rope(len: usize, head_dim: usize, cos: usize, sin: usize) {
     assert_eq!(cos, sin, "a sine for each cosine");
-    assert!(
-        head_dim > 0 && cos <= head_dim / 2,
-        "the rotated dimensions fit in a head"
-    );
+    assert!(head_dim > 0 && cos <= head_dim / 2, "the rotated dimensions fit in a head");
     assert_eq!(len % head_dim, 0, "whole heads");
 }

@@ -7,13 +7,7 @@
 use super::lanes::{Operation, Simd};
 
 /// Cosines and sines of one position. All three slices have one element per pair.
-pub(super) fn table(
-    position: f64,
-    base: f32,
-    factors: Option<&[f32]>,
-    cos: &mut [f32],
-    sin: &mut [f32],
-) {
+pub(super) fn table(position: f64, base: f32, factors: Option<&[f32]>, cos: &mut [f32], sin: &mut [f32]) {
     let pairs = cos.len();
     for i in 0..pairs {
         let exponent = -(i as f64) / pairs as f64;

@@ -17,9 +17,17 @@ pub(crate) unsafe fn run(
     n_vectors: usize,
     out: &mut [i32],
 ) {
-    drive(geometry, data, tiles, prepared, n_vectors, out, |codes: &[[u8; STRIDE]], activations: &Chunk, sums: &mut [i32]| {
-        for (sum, codes) in sums.iter_mut().zip(codes) {
-            *sum += codes.iter().zip(activations).map(|(c, a)| i32::from(*c) * i32::from(*a)).sum::<i32>();
-        }
-    });
+    drive(
+        geometry,
+        data,
+        tiles,
+        prepared,
+        n_vectors,
+        out,
+        |codes: &[[u8; STRIDE]], activations: &Chunk, sums: &mut [i32]| {
+            for (sum, codes) in sums.iter_mut().zip(codes) {
+                *sum += codes.iter().zip(activations).map(|(c, a)| i32::from(*c) * i32::from(*a)).sum::<i32>();
+            }
+        },
+    );
 }

@@ -110,10 +110,7 @@ fn scale_and_min(packed: &[u8], j: usize) -> (f32, f32) {
     let (scale, min) = if j < 4 {
         (packed[j] & 63, packed[j + 4] & 63)
     } else {
-        (
-            (packed[j + 4] & 15) | (packed[j - 4] >> 6 << 4),
-            (packed[j + 4] >> 4) | (packed[j] >> 6 << 4),
-        )
+        ((packed[j + 4] & 15) | (packed[j - 4] >> 6 << 4), (packed[j + 4] >> 4) | (packed[j] >> 6 << 4))
     };
     (f32::from(scale), f32::from(min))
 }

@@ -60,12 +60,7 @@ impl Gguf {
         let file: Arc<str> = name.into();
         let tensors = tensor::place_tensors(&file, &bytes, &header)?;
         header.tensors = Vec::new();
-        Ok(Self {
-            file,
-            bytes,
-            header,
-            tensors,
-        })
+        Ok(Self { file, bytes, header, tensors })
     }
 
     /// Path or name of the file.
@@ -109,9 +104,8 @@ impl Gguf {
     ///
     /// `MissingTensor`.
     pub fn tensor(&self, name: &str) -> Result<&Tensor> {
-        self.find_tensor(name).ok_or_else(|| Error::MissingTensor {
-            at: Box::new(Place::file(&*self.file).tensor(name)),
-        })
+        self.find_tensor(name)
+            .ok_or_else(|| Error::MissingTensor { at: Box::new(Place::file(&*self.file).tensor(name)) })
     }
 
     /// The value of `key`, if there is one.
@@ -145,9 +139,7 @@ impl Gguf {
     ///
     /// `MissingKey`, and as [`Gguf::find`].
     pub fn get<'a, T: FromValue<'a>>(&'a self, key: &str) -> Result<T> {
-        self.find(key)?.ok_or_else(|| Error::MissingKey {
-            at: Box::new(Place::file(&*self.file).key(key)),
-        })
+        self.find(key)?.ok_or_else(|| Error::MissingKey { at: Box::new(Place::file(&*self.file).key(key)) })
     }
 
     /// [`Gguf::get`] for an unsigned integer.

@@ -49,11 +49,7 @@ pub(crate) struct Header {
 }
 
 pub(crate) fn header(file: &str, bytes: &[u8]) -> Result<Header> {
-    let mut cursor = Cursor {
-        file,
-        bytes,
-        pos: 0,
-    };
+    let mut cursor = Cursor { file, bytes, pos: 0 };
     let version = magic_and_version(&mut cursor)?;
     let n_tensors = cursor.u64("the number of tensors")?;
     let n_keys = cursor.u64("the number of metadata keys")?;
@@ -93,15 +89,7 @@ pub(crate) fn header(file: &str, bytes: &[u8]) -> Result<Header> {
     let Some(data_start) = data_start.filter(|&s| s <= bytes.len() || tensors.is_empty()) else {
         return Err(cursor.truncated(cursor.pos, "the tensor data", bytes.len() as u64 + 1));
     };
-    Ok(Header {
-        version,
-        alignment,
-        metadata,
-        keys,
-        tensors,
-        names,
-        data_start,
-    })
+    Ok(Header { version, alignment, metadata, keys, tensors, names, data_start })
 }
 
 fn magic_and_version(cursor: &mut Cursor<'_>) -> Result<u32> {
@@ -153,10 +141,7 @@ fn big_endian(cursor: &Cursor<'_>) -> Error {
 /// What the user may have given instead of a GGUF file.
 fn known_magic(bytes: &[u8]) -> &'static str {
     const KNOWN: [(&[u8], &str); 6] = [
-        (
-            b"version https://git-lfs",
-            " (a Git LFS pointer: run `git lfs pull`)",
-        ),
+        (b"version https://git-lfs", " (a Git LFS pointer: run `git lfs pull`)"),
         (b"<", " (a web page: the download went wrong)"),
         (b"PK\x03\x04", " (a zip archive or PyTorch checkpoint)"),
         (b"tjgg", " (the format before GGUF)"),
@@ -166,10 +151,7 @@ fn known_magic(bytes: &[u8]) -> &'static str {
     if bytes.get(8) == Some(&b'{') && bytes.get(4..8) == Some(&[0; 4]) {
         return " (a safetensors file)";
     }
-    KNOWN
-        .iter()
-        .find(|(magic, _)| bytes.starts_with(magic))
-        .map_or("", |(_, name)| name)
+    KNOWN.iter().find(|(magic, _)| bytes.starts_with(magic)).map_or("", |(_, name)| name)
 }
 
 fn key_and_value(cursor: &mut Cursor<'_>) -> Result<(String, Value)> {
@@ -193,22 +175,15 @@ fn key_and_value(cursor: &mut Cursor<'_>) -> Result<(String, Value)> {
             let len = cursor.u64("the length of a string")?;
             let text = cursor.take(len, "a metadata string")?.to_vec();
             Value::String(
-                String::from_utf8(text).map_err(|_| {
-                    malformed(at(cursor), "the string is not UTF-8".into(), CONVERT)
-                })?,
+                String::from_utf8(text)
+                    .map_err(|_| malformed(at(cursor), "the string is not UTF-8".into(), CONVERT))?,
             )
         }
     };
     Ok((key, value))
 }
 
-fn array(
-    cursor: &mut Cursor<'_>,
-    key: &str,
-    type_at: usize,
-    element: ValueType,
-    len: u64,
-) -> Result<Array> {
+fn array(cursor: &mut Cursor<'_>, key: &str, type_at: usize, element: ValueType, len: u64) -> Result<Array> {
     let at = |cursor: &Cursor<'_>| cursor.place(type_at).key(key);
     let bytes = match element.fixed_size() {
         Some(size) => {
@@ -276,26 +251,14 @@ fn tensor(cursor: &mut Cursor<'_>, alignment: usize) -> Result<RawTensor> {
     let type_id = cursor.u32("the type of a tensor")?;
     let offset = cursor.u64("the offset of a tensor")?;
     if !offset.is_multiple_of(alignment as u64) {
-        let what =
-            format!("the tensor's offset {offset} is no multiple of the alignment {alignment}");
+        let what = format!("the tensor's offset {offset} is no multiple of the alignment {alignment}");
         return Err(malformed(at(cursor), what, CONVERT));
     }
-    Ok(RawTensor {
-        name,
-        dims,
-        weights,
-        type_id,
-        offset,
-        described_at: described_at as u64,
-    })
+    Ok(RawTensor { name, dims, weights, type_id, offset, described_at: described_at as u64 })
 }
 
 pub(crate) fn malformed(at: Place, what: String, fix: &'static str) -> Error {
-    Error::Malformed {
-        at: Box::new(at),
-        what,
-        fix,
-    }
+    Error::Malformed { at: Box::new(at), what, fix }
 }
 
 /// A tensor lies outside the file.
@@ -334,9 +297,7 @@ impl<'a> Cursor<'a> {
         if end > MAX_HEADER {
             return Err(Error::Unsupported {
                 at: Box::new(self.place(self.pos)),
-                what: format!(
-                    "{what} reaches past the first {MAX_HEADER} bytes, more metadata than any model has"
-                ),
+                what: format!("{what} reaches past the first {MAX_HEADER} bytes, more metadata than any model has"),
                 fix: "download or convert the file again".into(),
             });
         }
@@ -363,8 +324,7 @@ impl<'a> Cursor<'a> {
             return Err(malformed(self.place(start), text, DOWNLOAD));
         }
         let bytes = self.take(len, what)?.to_vec();
-        String::from_utf8(bytes)
-            .map_err(|_| malformed(self.place(start), format!("{what} is not UTF-8"), DOWNLOAD))
+        String::from_utf8(bytes).map_err(|_| malformed(self.place(start), format!("{what} is not UTF-8"), DOWNLOAD))
     }
 
     fn value_type(&mut self, key: &str) -> Result<ValueType> {

@@ -85,11 +85,7 @@ impl Gguf {
             version: self.version(),
             alignment: self.alignment(),
             metadata: self.metadata().iter().map(key_summary).collect(),
-            tensors: self
-                .tensors()
-                .iter()
-                .map(|tensor| tensor_summary(tensor, count_zeros))
-                .collect(),
+            tensors: self.tensors().iter().map(|tensor| tensor_summary(tensor, count_zeros)).collect(),
         }
     }
 }
@@ -97,18 +93,10 @@ impl Gguf {
 fn key_summary((key, value): &(String, Value)) -> KeySummary {
     let name = value.value_type().name();
     let (value_type, len) = match value {
-        Value::Array(array) => (
-            format!("{name} of {}", array.element().name()),
-            Some(array.len()),
-        ),
+        Value::Array(array) => (format!("{name} of {}", array.element().name()), Some(array.len())),
         _ => (name.into(), None),
     };
-    KeySummary {
-        key: key.clone(),
-        value_type,
-        len,
-        value: to_json(value),
-    }
+    KeySummary { key: key.clone(), value_type, len, value: to_json(value) }
 }
 
 fn to_json(value: &Value) -> serde_json::Value {
@@ -138,8 +126,8 @@ fn first_elements(array: &Array) -> serde_json::Value {
 }
 
 fn tensor_summary(tensor: &Tensor, count_zeros: bool) -> TensorSummary {
-    let counted = (count_zeros && tensor.tensor_type().is_ternary())
-        .then(|| tensor.ternary().and_then(|t| t.count_zeros()));
+    let counted =
+        (count_zeros && tensor.tensor_type().is_ternary()).then(|| tensor.ternary().and_then(|t| t.count_zeros()));
     let (zeros, problem) = match counted {
         Some(Ok(zeros)) => (Some(zeros), None),
         Some(Err(error)) => (None, Some(error.to_string())),

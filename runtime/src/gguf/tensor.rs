@@ -84,9 +84,7 @@ impl Tensor {
 
     /// Where the tensor is, for messages.
     pub fn place(&self) -> Place {
-        Place::file(&*self.file)
-            .at(self.offset)
-            .tensor(self.name.clone())
+        Place::file(&*self.file).at(self.offset).tensor(self.name.clone())
     }
 
     /// The tensor as trits and scales.
@@ -152,11 +150,7 @@ impl Tensor {
 }
 
 /// Gives every tensor of the header its bytes and its type, in the header's order.
-pub(crate) fn place_tensors(
-    file: &Arc<str>,
-    bytes: &Bytes,
-    header: &Header,
-) -> Result<Vec<Tensor>> {
+pub(crate) fn place_tensors(file: &Arc<str>, bytes: &Bytes, header: &Header) -> Result<Vec<Tensor>> {
     let raw = &header.tensors;
     let data_len = bytes.len().saturating_sub(header.data_start) as u64;
     let mut order: Vec<usize> = (0..raw.len()).collect();
@@ -188,9 +182,7 @@ pub(crate) fn place_tensors(
         let raw = &raw[index];
         // `size <= span` was checked, and offset + span <= data_len by the loop above.
         let start = header.data_start + raw.offset as usize;
-        let data = bytes
-            .view(start..start + size)
-            .expect("offset and size were checked against the file");
+        let data = bytes.view(start..start + size).expect("offset and size were checked against the file");
         tensors.push(Tensor {
             name: raw.name.clone(),
             tensor_type,
@@ -217,9 +209,7 @@ struct Placement<'a> {
 impl Placement<'_> {
     fn at(&self, index: usize) -> Place {
         let raw = &self.header.tensors[index];
-        Place::file(self.file)
-            .at(raw.described_at)
-            .tensor(raw.name.clone())
+        Place::file(self.file).at(raw.described_at).tensor(raw.name.clone())
     }
 
     /// Whether the tensor has exactly the span that this type needs, padding included.
@@ -240,10 +230,7 @@ impl Placement<'_> {
             if raw.type_id != TensorType::Q2_0.id() {
                 continue;
             }
-            let found = match (
-                self.fits(index, TensorType::Q2_0),
-                self.fits(index, TensorType::Q2_0G128),
-            ) {
+            let found = match (self.fits(index, TensorType::Q2_0), self.fits(index, TensorType::Q2_0G128)) {
                 (true, false) => TensorType::Q2_0,
                 (false, true) => TensorType::Q2_0G128,
                 (true, true) => continue,
@@ -289,11 +276,7 @@ impl Placement<'_> {
                 ty.block_weights(),
                 ty.name()
             );
-            return Err(malformed(
-                self.at(index),
-                what,
-                "convert the model with a type that fits its shapes",
-            ));
+            return Err(malformed(self.at(index), what, "convert the model with a type that fits its shapes"));
         }
         let Some(size) = ty.tensor_bytes(rows, cols) else {
             let what = format!("the tensor's dimensions {:?} are impossible", raw.dims);
@@ -305,16 +288,15 @@ impl Placement<'_> {
         if (raw.offset.checked_add(size as u64)).is_none_or(|end| end > self.data_len) {
             return Err(self.out_of_file(index, size as u64));
         }
-        let next = self.header.tensors.iter().enumerate().filter(|&(i, t)| {
-            i != index && t.offset >= raw.offset && t.offset - raw.offset < size as u64
-        });
-        let next = next
-            .min_by_key(|(_, t)| t.offset)
-            .map_or("", |(_, t)| &t.name);
-        let what = format!(
-            "the tensor's {size} bytes overlap tensor `{}`, {span} bytes further",
-            crate::error::shown(next)
-        );
+        let next = self
+            .header
+            .tensors
+            .iter()
+            .enumerate()
+            .filter(|&(i, t)| i != index && t.offset >= raw.offset && t.offset - raw.offset < size as u64);
+        let next = next.min_by_key(|(_, t)| t.offset).map_or("", |(_, t)| &t.name);
+        let what =
+            format!("the tensor's {size} bytes overlap tensor `{}`, {span} bytes further", crate::error::shown(next));
         Err(cut_short(self.at(index), what))
     }
 
@@ -364,10 +346,7 @@ impl Placement<'_> {
     fn ambiguous(&self, index: usize) -> Error {
         let raw: &RawTensor = &self.header.tensors[index];
         let (rows, cols) = (raw.weights / raw.dims[0], raw.dims[0]);
-        let size = |ty: TensorType| {
-            ty.tensor_bytes(rows, cols)
-                .map_or("impossible".into(), |b| format!("{b} bytes"))
-        };
+        let size = |ty: TensorType| ty.tensor_bytes(rows, cols).map_or("impossible".into(), |b| format!("{b} bytes"));
         let what = format!(
             "type 42 (Q2_0) with {} weights in {} bytes fits neither groups of 64 ({}) \
              nor of 128 ({})",

@@ -39,10 +39,7 @@ impl TernaryTensor {
         if !tensor_type.is_ternary() {
             return Err(Error::Unsupported {
                 at: Box::new(tensor.place()),
-                what: format!(
-                    "the tensor has type {}, but ternary weights are needed here",
-                    tensor_type.name()
-                ),
+                what: format!("the tensor has type {}, but ternary weights are needed here", tensor_type.name()),
                 fix: "convert the model to I2_S, TQ1_0, TQ2_0 or Q2_0".into(),
             });
         }
@@ -51,9 +48,7 @@ impl TernaryTensor {
             tensor_type,
             rows,
             cols,
-            row_bytes: tensor_type
-                .row_bytes(cols)
-                .expect("checked when the file was opened"),
+            row_bytes: tensor_type.row_bytes(cols).expect("checked when the file was opened"),
             data: tensor.data().clone(),
             scale: 0.0,
             place: tensor.place(),
@@ -61,8 +56,7 @@ impl TernaryTensor {
         if tensor_type == TensorType::I2S {
             let at = ternary.data.len() - I2S_TRAILER;
             let bytes = ternary.data[at..].first_chunk().expect("the trailer");
-            ternary.scale =
-                ternary.finite(f32::from_le_bytes(*bytes), || "of the tensor".into())?;
+            ternary.scale = ternary.finite(f32::from_le_bytes(*bytes), || "of the tensor".into())?;
         }
         Ok(ternary)
     }
@@ -152,9 +146,7 @@ impl TernaryTensor {
             TensorType::Tq1_0 | TensorType::Tq2_0 => size - 2,
             _ => 0,
         };
-        self.finite(half_at(bytes, at), || {
-            format!("of row {row}, block {block}")
-        })
+        self.finite(half_at(bytes, at), || format!("of row {row}, block {block}"))
     }
 
     /// Writes row `row` as floats, trit times scale, to `out`, which has `cols` elements.
@@ -244,21 +236,14 @@ impl TernaryTensor {
         }
         Err(Error::Malformed {
             at: Box::new(self.place.clone()),
-            what: format!(
-                "row {row} holds the code 3, so this {} tensor is not ternary",
-                self.tensor_type.name()
-            ),
+            what: format!("row {row} holds the code 3, so this {} tensor is not ternary", self.tensor_type.name()),
             fix: DAMAGED,
         })
     }
 }
 
 fn any_block<const N: usize>(bytes: &[u8], bad: impl Fn(&[u8; N]) -> bool) -> bool {
-    bytes
-        .as_chunks()
-        .0
-        .iter()
-        .fold(false, |any, b| any | bad(b))
+    bytes.as_chunks().0.iter().fold(false, |any, b| any | bad(b))
 }
 
 /// Whether one of the four codes of one of the bytes is 3.

@@ -111,10 +111,7 @@ impl TensorType {
     /// Whether every weight is -1, 0 or +1 times a scale. Q2_0 can also hold +2, which
     /// [`super::TernaryTensor`] refuses when it meets one.
     pub fn is_ternary(self) -> bool {
-        matches!(
-            self,
-            Self::Tq1_0 | Self::Tq2_0 | Self::I2S | Self::Q2_0 | Self::Q2_0G128 | Self::Pq2_0
-        )
+        matches!(self, Self::Tq1_0 | Self::Tq2_0 | Self::I2S | Self::Q2_0 | Self::Q2_0G128 | Self::Pq2_0)
     }
 
     /// Bytes of one row of `cols` weights, or nothing if `cols` is no whole number of
@@ -161,10 +158,7 @@ pub(crate) fn candidates(id: u32) -> Option<Candidates> {
         35 => TensorType::Tq2_0,
         36 => return Some(Candidates::BySpan(&[TensorType::I2S])),
         42 => {
-            return Some(Candidates::BySpan(&[
-                TensorType::Q2_0,
-                TensorType::Q2_0G128,
-            ]));
+            return Some(Candidates::BySpan(&[TensorType::Q2_0, TensorType::Q2_0G128]));
         }
         142 => TensorType::Pq2_0,
         _ => return None,
@@ -209,29 +203,16 @@ const READ: &str = "Tritone reads I2_S, TQ1_0, TQ2_0, Q2_0 and PQ2_0 for ternary
 
 /// The refusal of a type that is not read. `span` is the number of bytes that the file gives to
 /// the tensor, `weights` how many weights it has.
-pub(crate) fn refuse(
-    at: Place,
-    architecture: &str,
-    raw: &RawTensor,
-    weights: u64,
-    span: u64,
-) -> Error {
-    let seen = format!(
-        "{weights} weights in {span} bytes, architecture `{}`",
-        crate::error::shown(architecture)
-    );
+pub(crate) fn refuse(at: Place, architecture: &str, raw: &RawTensor, weights: u64, span: u64) -> Error {
+    let seen = format!("{weights} weights in {span} bytes, architecture `{}`", crate::error::shown(architecture));
     let id = raw.type_id;
     let (what, fix) = match id {
         // 32 weights in 17 bytes; the ternary type takes less than a third of that.
-        39 if weights.checked_mul(17).map(|b| b / 32) <= Some(span) => (
-            format!("type 39 with {seen} is MXFP4, which is not read"),
-            READ,
-        ),
+        39 if weights.checked_mul(17).map(|b| b / 32) <= Some(span) => {
+            (format!("type 39 with {seen} is MXFP4, which is not read"), READ)
+        }
         38 | 39 => (
-            format!(
-                "type {id} with {seen} is TL{}, whose layout is made for one machine and shape",
-                id - 37
-            ),
+            format!("type {id} with {seen} is TL{}, whose layout is made for one machine and shape", id - 37),
             "use the same model's I2_S file",
         ),
         143 => (
@@ -243,11 +224,7 @@ pub(crate) fn refuse(
             None => (format!("type {id} is unknown ({seen})"), READ),
         },
     };
-    Error::Unsupported {
-        at: Box::new(at),
-        what,
-        fix: fix.into(),
-    }
+    Error::Unsupported { at: Box::new(at), what, fix: fix.into() }
 }
 
 #[cfg(test)]

@@ -224,11 +224,7 @@ pub(crate) struct BadElement {
 
 impl Array {
     /// Checks `bytes`, the elements as they stand in the file, one after the other.
-    pub(crate) fn new(
-        element: ValueType,
-        len: usize,
-        bytes: Box<[u8]>,
-    ) -> Result<Self, BadElement> {
+    pub(crate) fn new(element: ValueType, len: usize, bytes: Box<[u8]>) -> Result<Self, BadElement> {
         let fail = |index, why| Err(BadElement { index, why });
         match element.fixed_size() {
             Some(size) if len.checked_mul(size) != Some(bytes.len()) => {
@@ -257,11 +253,7 @@ impl Array {
                 }
             }
         }
-        Ok(Self {
-            element,
-            len,
-            bytes,
-        })
+        Ok(Self { element, len, bytes })
     }
 
     /// An array of strings.
@@ -272,11 +264,7 @@ impl Array {
             write_string(item.as_ref(), &mut bytes);
             len += 1;
         }
-        Self {
-            element: ValueType::String,
-            len,
-            bytes: bytes.into(),
-        }
+        Self { element: ValueType::String, len, bytes: bytes.into() }
     }
 
     /// An array of `u32`.
@@ -294,15 +282,8 @@ impl Array {
         Self::from_fixed(ValueType::F32, items.iter().map(|v| v.to_le_bytes()))
     }
 
-    fn from_fixed<const N: usize>(
-        element: ValueType,
-        items: impl ExactSizeIterator<Item = [u8; N]>,
-    ) -> Self {
-        Self {
-            element,
-            len: items.len(),
-            bytes: items.flatten().collect(),
-        }
+    fn from_fixed<const N: usize>(element: ValueType, items: impl ExactSizeIterator<Item = [u8; N]>) -> Self {
+        Self { element, len: items.len(), bytes: items.flatten().collect() }
     }
 
     /// The type of its elements.
@@ -322,18 +303,17 @@ impl Array {
 
     /// The elements in order, if they are strings.
     pub fn strings(&self) -> Option<Strings<'_>> {
-        (self.element == ValueType::String).then_some(Strings {
-            left: self.len,
-            rest: &self.bytes,
-        })
+        (self.element == ValueType::String).then_some(Strings { left: self.len, rest: &self.bytes })
     }
 
     /// The elements in order, if they are not strings.
     pub fn scalars(&self) -> Option<impl ExactSizeIterator<Item = Value> + '_> {
         let (element, size) = (self.element, self.element.fixed_size()?);
-        Some(self.bytes.chunks_exact(size).map(move |bytes| {
-            Value::from_le(element, bytes).expect("checked when the array was made")
-        }))
+        Some(
+            self.bytes
+                .chunks_exact(size)
+                .map(move |bytes| Value::from_le(element, bytes).expect("checked when the array was made")),
+        )
     }
 }
 
@@ -507,27 +487,12 @@ mod tests {
     #[test]
     fn bad_arrays_are_refused() {
         let why = |ty, len, bytes: &[u8]| Array::new(ty, len, bytes.into()).err().unwrap().why;
-        assert_eq!(
-            why(ValueType::Bool, 2, &[1, 2]),
-            "a bool is neither 0 nor 1"
-        );
-        assert_eq!(
-            why(ValueType::U32, 2, &[0; 7]),
-            "its bytes and its count disagree"
-        );
-        assert_eq!(
-            why(ValueType::U64, usize::MAX, &[0; 8]),
-            "its bytes and its count disagree"
-        );
+        assert_eq!(why(ValueType::Bool, 2, &[1, 2]), "a bool is neither 0 nor 1");
+        assert_eq!(why(ValueType::U32, 2, &[0; 7]), "its bytes and its count disagree");
+        assert_eq!(why(ValueType::U64, usize::MAX, &[0; 8]), "its bytes and its count disagree");
         let invalid = [1, 0, 0, 0, 0, 0, 0, 0, 0xff];
         assert_eq!(why(ValueType::String, 1, &invalid), "it is not UTF-8");
-        assert_eq!(
-            why(ValueType::String, 1, &[255; 8]),
-            "its length reaches past the end"
-        );
-        assert_eq!(
-            why(ValueType::String, 0, &[0]),
-            "there are bytes after the last element"
-        );
+        assert_eq!(why(ValueType::String, 1, &[255; 8]), "its length reaches past the end");
+        assert_eq!(why(ValueType::String, 0, &[0]), "there are bytes after the last element");
     }
 }

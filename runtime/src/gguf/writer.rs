@@ -69,12 +69,7 @@ impl Writer {
     /// Appends a tensor: dimensions with the fastest first, type number, and the length of its
     /// data in bytes.
     pub fn tensor(&mut self, name: &str, dims: &[usize], type_id: u32, len: usize) -> &mut Self {
-        self.tensors.push(Declared {
-            name: name.into(),
-            dims: dims.into(),
-            type_id,
-            len,
-        });
+        self.tensors.push(Declared { name: name.into(), dims: dims.into(), type_id, len });
         self
     }
 
@@ -111,13 +106,8 @@ impl Writer {
         }
         header.resize(header.len().next_multiple_of(alignment), 0);
         out.write_all(&header)?;
-        let mut data = DataWriter {
-            out,
-            alignment,
-            lens: self.tensors.iter().map(|t| t.len).collect(),
-            current: 0,
-            written: 0,
-        };
+        let mut data =
+            DataWriter { out, alignment, lens: self.tensors.iter().map(|t| t.len).collect(), current: 0, written: 0 };
         data.end_full_tensors()?;
         Ok(data)
     }
@@ -191,10 +181,7 @@ mod tests {
     #[test]
     fn lengths_are_held_to() {
         let mut writer = Writer::new();
-        writer
-            .tensor("a", &[2], 0, 8)
-            .tensor("none", &[1], 0, 0)
-            .tensor("b", &[1], 0, 4);
+        writer.tensor("a", &[2], 0, 8).tensor("none", &[1], 0, 0).tensor("b", &[1], 0, 4);
         let mut data = writer.begin(Vec::new()).unwrap();
         assert!(data.write(&[0; 9]).is_err());
         data.write(&[1; 3]).unwrap();

@@ -13,12 +13,7 @@ struct Cache {
 }
 
 impl Cache {
-    fn new(
-        kernels: &FloatKernels,
-        n_keys: usize,
-        head_dim: usize,
-        values: &mut dyn FnMut(usize) -> Vec<f32>,
-    ) -> Self {
+    fn new(kernels: &FloatKernels, n_keys: usize, head_dim: usize, values: &mut dyn FnMut(usize) -> Vec<f32>) -> Self {
         let block = KEY_LANES * head_dim;
         let mut cache = Self {
             head_dim,
@@ -40,11 +35,7 @@ impl Cache {
     }
 
     fn block(&self, first: usize, n_keys: usize) -> CachedBlock<'_> {
-        CachedBlock {
-            keys: &self.keys[first * self.head_dim..],
-            values: &self.values[first * self.head_dim..],
-            n_keys,
-        }
+        CachedBlock { keys: &self.keys[first * self.head_dim..], values: &self.values[first * self.head_dim..], n_keys }
     }
 
     fn plain(&self, query: &[f32], scale: f32) -> (Vec<f32>, Partial) {
@@ -66,10 +57,7 @@ impl Cache {
 #[test]
 fn attention_keeps_the_order_for_any_group_of_queries() {
     for kernels in instances() {
-        for (i, head_dim) in [1, 2, 15, 16, 17, 31, 32, 48, 50, 64, 80, 128]
-            .iter()
-            .enumerate()
-        {
+        for (i, head_dim) in [1, 2, 15, 16, 17, 31, 32, 48, 50, 64, 80, 128].iter().enumerate() {
             for n_keys in [1, 2, 31, 32, 33, 63, 100, 255, 256] {
                 let n_queries = 1 + (i + n_keys) % 7;
                 let mut random = Random(77 + (head_dim * 1000 + n_keys) as u64);
@@ -83,10 +71,7 @@ fn attention_keeps_the_order_for_any_group_of_queries() {
                 let block = cache.block(0, n_keys);
                 kernels.attention_block(&queries, 0.125, block, &mut out, &mut partials);
                 for (q, query) in queries.chunks(*head_dim).enumerate() {
-                    let what = std::format!(
-                        "{} dim={head_dim} keys={n_keys} query {q} of {n_queries}",
-                        kernels.name()
-                    );
+                    let what = std::format!("{} dim={head_dim} keys={n_keys} query {q} of {n_queries}", kernels.name());
                     let (expected, partial) = cache.plain(query, 0.125);
                     assert_same(&out[q * head_dim..][..*head_dim], &expected, &what);
                     assert_same(&[partials[q].sum], &[partial.sum], &what);
@@ -118,42 +103,19 @@ fn joined_blocks_are_close_to_exact_attention() {
         let mut joined = [0.0; N_QUERIES * DIM];
         kernels.attention_join(&partials, &outs, N_QUERIES, &mut joined);
         for (q, query) in queries.chunks(DIM).enumerate() {
-            let dot = |key: &Vec<f32>| -> f64 {
-                key.iter()
-                    .zip(query)
-                    .map(|(&k, &q)| f64::from(k) * f64::from(q))
-                    .sum()
-            };
-            let p: Vec<f64> = cache
-                .plain_keys
-                .iter()
-                .map(|k| libm::exp(dot(k) * 0.2))
-                .collect();
+            let dot =
+                |key: &Vec<f32>| -> f64 { key.iter().zip(query).map(|(&k, &q)| f64::from(k) * f64::from(q)).sum() };
+            let p: Vec<f64> = cache.plain_keys.iter().map(|k| libm::exp(dot(k) * 0.2)).collect();
             let total: f64 = p.iter().sum();
             for d in 0..DIM {
                 let values = cache.plain_values.iter().map(|v| f64::from(v[d]));
                 let exact: f64 = p.iter().zip(values).map(|(p, v)| p * v).sum::<f64>() / total;
                 let error = (f64::from(joined[q * DIM + d]) - exact).abs();
-                assert!(
-                    error < 5e-6,
-                    "{} query {q} dimension {d}: {error}",
-                    kernels.name()
-                );
+                assert!(error < 5e-6, "{} query {q} dimension {d}: {error}", kernels.name());
             }
             // Query by query, the bits are the same.
-            let one: Vec<Partial> = partials
-                .iter()
-                .skip(q)
-                .step_by(N_QUERIES)
-                .copied()
-                .collect();
-            let rows: Vec<f32> = outs
-                .chunks(DIM)
-                .skip(q)
-                .step_by(N_QUERIES)
-                .flatten()
-                .copied()
-                .collect();
+            let one: Vec<Partial> = partials.iter().skip(q).step_by(N_QUERIES).copied().collect();
+            let rows: Vec<f32> = outs.chunks(DIM).skip(q).step_by(N_QUERIES).flatten().copied().collect();
             let mut out = [0.0; DIM];
             kernels.attention_join(&one, &rows, 1, &mut out);
             assert_same(&joined[q * DIM..][..DIM], &out, kernels.name());

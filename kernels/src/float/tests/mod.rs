@@ -84,11 +84,7 @@ impl Random {
 
     /// Tame when `round` is even: otherwise one NaN would hide everything else.
     fn values(&mut self, n: usize, round: u64) -> Vec<f32> {
-        if round.is_multiple_of(2) {
-            self.tame(n)
-        } else {
-            self.hostile(n)
-        }
+        if round.is_multiple_of(2) { self.tame(n) } else { self.hostile(n) }
     }
 }
 
@@ -97,11 +93,7 @@ fn assert_same(got: &[f32], expected: &[f32], what: &str) {
     assert_eq!(got.len(), expected.len(), "{what}");
     for (i, (&g, &e)) in got.iter().zip(expected).enumerate() {
         let same = g.to_bits() == e.to_bits() || (g.is_nan() && e.is_nan());
-        assert!(
-            same,
-            "{what}: element {i} of {} is {g:e}, not {e:e}",
-            got.len()
-        );
+        assert!(same, "{what}: element {i} of {} is {g:e}, not {e:e}", got.len());
     }
 }
 
@@ -140,14 +132,11 @@ fn plain_exp(x: f32) -> f32 {
 }
 
 fn plain_max(x: &[f32]) -> f32 {
-    x.iter()
-        .fold(f32::NEG_INFINITY, |m, &v| if v > m { v } else { m })
+    x.iter().fold(f32::NEG_INFINITY, |m, &v| if v > m { v } else { m })
 }
 
 fn halves(x: &[f32]) -> Vec<u16> {
-    x.iter()
-        .map(|&v| half::f16::from_f32(v).to_bits())
-        .collect()
+    x.iter().map(|&v| half::f16::from_f32(v).to_bits()).collect()
 }
 
 fn from_half(bits: u16) -> f32 {
@@ -191,13 +180,7 @@ fn narrowing_rounds_to_even_and_keeps_nans() {
         kernels.narrow_f16(&values, &mut out);
         for (value, &bits) in values.iter().zip(&out) {
             let expected = half::f16::from_f32(*value).to_bits();
-            assert_eq!(
-                bits,
-                expected,
-                "{} {:#010x}",
-                kernels.name(),
-                value.to_bits()
-            );
+            assert_eq!(bits, expected, "{} {:#010x}", kernels.name(), value.to_bits());
         }
     }
 }
@@ -209,22 +192,12 @@ fn widen_reads_every_format_at_every_length_and_alignment() {
         let f16 = halves(&x);
         let bf16: Vec<u16> = x.iter().map(|v| (v.to_bits() >> 16) as u16).collect();
         let cases: [(FloatFormat, Vec<u8>, Vec<f32>); 3] = [
-            (
-                FloatFormat::F32,
-                bytemuck::cast_slice(&x).to_vec(),
-                x.clone(),
-            ),
-            (
-                FloatFormat::F16,
-                bytemuck::cast_slice(&f16).to_vec(),
-                f16.iter().map(|&b| from_half(b)).collect(),
-            ),
+            (FloatFormat::F32, bytemuck::cast_slice(&x).to_vec(), x.clone()),
+            (FloatFormat::F16, bytemuck::cast_slice(&f16).to_vec(), f16.iter().map(|&b| from_half(b)).collect()),
             (
                 FloatFormat::Bf16,
                 bytemuck::cast_slice(&bf16).to_vec(),
-                bf16.iter()
-                    .map(|&b| f32::from_bits(u32::from(b) << 16))
-                    .collect(),
+                bf16.iter().map(|&b| f32::from_bits(u32::from(b) << 16)).collect(),
             ),
         ];
         for (format, mut bytes, expected) in cases {
@@ -244,19 +217,11 @@ fn dot_keeps_the_order_in_every_format() {
         let bf16: Vec<u16> = w.iter().map(|v| (v.to_bits() >> 16) as u16).collect();
         let product = |w: f32, x: &f32| w * x;
         assert_same(
-            &[
-                kernels.dot_f32(&w, &x),
-                kernels.dot_f16(&f16, &x),
-                kernels.dot_bf16(&bf16, &x),
-            ],
+            &[kernels.dot_f32(&w, &x), kernels.dot_f16(&f16, &x), kernels.dot_bf16(&bf16, &x)],
             &[
                 plain_sum(w.iter().zip(&x).map(|(&w, x)| product(w, x))),
                 plain_sum(f16.iter().zip(&x).map(|(&w, x)| product(from_half(w), x))),
-                plain_sum(
-                    bf16.iter()
-                        .zip(&x)
-                        .map(|(&w, x)| product(f32::from_bits(u32::from(w) << 16), x)),
-                ),
+                plain_sum(bf16.iter().zip(&x).map(|(&w, x)| product(f32::from_bits(u32::from(w) << 16), x))),
             ],
             what,
         );
@@ -297,11 +262,7 @@ fn rms_norm_keeps_the_order() {
         let (x, weight) = (values(n), values(n));
         let mean = plain_sum(x.iter().map(|x| x * x)) / n as f32;
         let inverse = 1.0 / (mean + 1e-5).sqrt();
-        let expected: Vec<f32> = x
-            .iter()
-            .zip(&weight)
-            .map(|(x, w)| (x * inverse) * w)
-            .collect();
+        let expected: Vec<f32> = x.iter().zip(&weight).map(|(x, w)| (x * inverse) * w).collect();
         let mut out = vec![0.0; n];
         kernels.rms_norm(&x, &weight, 1e-5, &mut out);
         assert_same(&out, &expected, what);
@@ -379,11 +340,7 @@ fn gates_follow_their_formulas() {
         let expected: Vec<f32> = silu.iter().zip(&up).map(|(s, u)| s * u).collect();
         assert_same(&out, &expected, what);
         kernels.relu2_gate(&gate, &up, &mut out);
-        let expected: Vec<f32> = gate
-            .iter()
-            .zip(&up)
-            .map(|(&g, u)| if g > 0.0 { (g * g) * u } else { 0.0 })
-            .collect();
+        let expected: Vec<f32> = gate.iter().zip(&up).map(|(&g, u)| if g > 0.0 { (g * g) * u } else { 0.0 }).collect();
         assert_same(&out, &expected, what);
         let mut sum = gate.clone();
         kernels.add_assign(&mut sum, &up);
@@ -411,45 +368,20 @@ fn softmax_keeps_the_order() {
 #[test]
 fn quantisation_rounds_half_to_even() {
     for kernels in instances() {
-        let x = [
-            0.5,
-            1.5,
-            2.5,
-            -0.5,
-            -1.5,
-            126.5,
-            127.5,
-            -200.0,
-            0.49999997,
-            f32::NAN,
-        ];
+        let x = [0.5, 1.5, 2.5, -0.5, -1.5, 126.5, 127.5, -200.0, 0.49999997, f32::NAN];
         let mut codes = [9; 10];
         kernels.quantize(&x, 1.0, &mut codes);
-        assert_eq!(
-            codes,
-            [0, 2, 2, 0, -2, 126, 127, -127, 0, -127],
-            "{}",
-            kernels.name()
-        );
+        assert_eq!(codes, [0, 2, 2, 0, -2, 126, 127, -127, 0, -127], "{}", kernels.name());
     }
     for_all(|kernels, n, values, what| {
         let x = values(n);
-        let max = x
-            .iter()
-            .fold(0.0, |m: f32, v| if v.abs() > m { v.abs() } else { m });
+        let max = x.iter().fold(0.0, |m: f32, v| if v.abs() > m { v.abs() } else { m });
         assert_eq!(kernels.absmax(&x).to_bits(), max.to_bits(), "{what}");
         for scale in [127.0 / max, 1.0, 1e9, f32::INFINITY, f32::NAN] {
             let code = |v: f32| {
-                if v.is_nan() {
-                    -127
-                } else {
-                    v.clamp(-127.0, 127.0) as i8
-                }
+                if v.is_nan() { -127 } else { v.clamp(-127.0, 127.0) as i8 }
             };
-            let expected: Vec<i8> = x
-                .iter()
-                .map(|v| code((v * scale).round_ties_even()))
-                .collect();
+            let expected: Vec<i8> = x.iter().map(|v| code((v * scale).round_ties_even())).collect();
             let mut codes = vec![9; n];
             kernels.quantize(&x, scale, &mut codes);
             assert_eq!(codes, expected, "{what}");
@@ -470,11 +402,7 @@ fn rope_turns_pairs() {
             let mut expected = x.clone();
             for head in expected.chunks_mut(head_dim) {
                 for i in 0..n {
-                    let (a, b) = if interleaved {
-                        (2 * i, 2 * i + 1)
-                    } else {
-                        (i, i + n)
-                    };
+                    let (a, b) = if interleaved { (2 * i, 2 * i + 1) } else { (i, i + n) };
                     let (x0, x1) = (head[a], head[b]);
                     head[a] = x0 * cos[i] - x1 * sin[i];
                     head[b] = x0 * sin[i] + x1 * cos[i];
@@ -500,14 +428,8 @@ fn rope_table_has_the_angles_of_the_paper() {
     rope_table(3.0, 10000.0, Some(&factors), &mut cos, &mut sin);
     // 10000^(-2i/8) = 10^-i.
     for (i, angle) in [3.0, 0.15, 0.03, 0.00075].iter().enumerate() {
-        assert!(
-            (f64::from(cos[i]) - libm::cos(*angle)).abs() < 6e-8,
-            "cos of {angle}"
-        );
-        assert!(
-            (f64::from(sin[i]) - libm::sin(*angle)).abs() < 6e-8,
-            "sin of {angle}"
-        );
+        assert!((f64::from(cos[i]) - libm::cos(*angle)).abs() < 6e-8, "cos of {angle}");
+        assert!((f64::from(sin[i]) - libm::sin(*angle)).abs() < 6e-8, "sin of {angle}");
     }
 }
 
@@ -526,11 +448,7 @@ fn hostile_shapes_panic_instead_of_reading_past_the_end() {
     for (keys, values, n_keys) in [(64, 2, 0), (64, 600, 257), (63, 2, 1), (64, 3, 2)] {
         let (keys, values) = (vec![0; keys], vec![0; values]);
         refuses(&|| {
-            let block = CachedBlock {
-                keys: &keys,
-                values: &values,
-                n_keys,
-            };
+            let block = CachedBlock { keys: &keys, values: &values, n_keys };
             let (mut out, mut partials) = ([0.0; 2], [Partial::default()]);
             kernels.attention_block(&[0.0; 2], 1.0, block, &mut out, &mut partials);
         });

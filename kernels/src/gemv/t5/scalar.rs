@@ -4,8 +4,8 @@
 //! sum of the activations with the digits of `m` as signs. A code's magnitude picks the entry, its
 //! sign turns it. Sums are 32 bits wide throughout.
 
-use crate::format::t5::{GROUP, MAX_VALUE, TILE_ROWS, digits, groups};
 use crate::format::Geometry;
+use crate::format::t5::{GROUP, MAX_VALUE, TILE_ROWS, digits, groups};
 use crate::gemv::{sums_at, tile_block, vector};
 use crate::line::Line;
 use core::ops::Range;
