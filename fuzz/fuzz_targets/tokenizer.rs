@@ -57,9 +57,9 @@ enum Merge {
 fn check_text(tokenizer: &Tokenizer, text: &str, special: SpecialTokens, is_exact: bool) {
     let ids = tokenizer.encode(text, special, true);
     assert!(ids.iter().all(|&id| (id as usize) < tokenizer.vocab_size()));
-    let bytes = tokenizer.decode(&ids);
     if is_exact && special == SpecialTokens::Plain {
-        assert_eq!(bytes, text.as_bytes());
+        // Without the begin token: a hostile vocabulary may name one that has a text.
+        assert_eq!(tokenizer.decode(&tokenizer.encode(text, special, false)), text.as_bytes());
     }
 }
 
