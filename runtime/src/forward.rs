@@ -88,9 +88,9 @@ impl Forward<'_> {
         for (i, layer) in weights.layers.iter().enumerate() {
             let input = self.prepare(x.clone(), Some(&layer.attn_norm), &layer.q);
             let [mut q, mut k, v] = self.product([&layer.q, &layer.k, &layer.v], input);
-            if let Some((q_norm, k_norm)) = &layer.qk_norms {
-                float.rms_norm_heads(&mut q, q_norm, config.rms_eps);
-                float.rms_norm_heads(&mut k, k_norm, config.rms_eps);
+            if let Some(norms) = &layer.qk_norms {
+                float.rms_norm_heads(&mut q, &norms.q, config.rms_eps);
+                float.rms_norm_heads(&mut k, &norms.k, config.rms_eps);
             }
             self.rotate_and_store(i, position, &mut q, &mut k, &v);
             let attention = self.attention(i, position, q);

@@ -16,7 +16,7 @@ pub(crate) struct Layer {
     pub(crate) k: Arc<Linear>,
     pub(crate) v: Arc<Linear>,
     /// Norms of each query and key head.
-    pub(crate) qk_norms: Option<(Arc<[f32]>, Arc<[f32]>)>,
+    pub(crate) qk_norms: Option<QkNorms>,
     pub(crate) attn_sub_norm: Option<Arc<[f32]>>,
     pub(crate) output: Arc<Linear>,
     pub(crate) ffn_norm: Arc<[f32]>,
@@ -24,6 +24,13 @@ pub(crate) struct Layer {
     pub(crate) up: Arc<Linear>,
     pub(crate) ffn_sub_norm: Option<Arc<[f32]>>,
     pub(crate) down: Arc<Linear>,
+}
+
+/// Norms of the heads of queries and keys, `head_dim` each.
+#[derive(Debug)]
+pub(crate) struct QkNorms {
+    pub(crate) q: Arc<[f32]>,
+    pub(crate) k: Arc<[f32]>,
 }
 
 /// Everything a forward pass reads.
@@ -141,10 +148,10 @@ impl Weights {
             let attn_sub_norm = sub_norm("attn_sub_norm", q_rows)?;
             let ffn_sub_norm = sub_norm("ffn_sub_norm", c.ffn)?;
             let qk_norms = if c.has_qk_norms() {
-                Some((
-                    loader.vector(&name("attn_q_norm"), c.head_dim)?,
-                    loader.vector(&name("attn_k_norm"), c.head_dim)?,
-                ))
+                Some(QkNorms {
+                    q: loader.vector(&name("attn_q_norm"), c.head_dim)?,
+                    k: loader.vector(&name("attn_k_norm"), c.head_dim)?,
+                })
             } else {
                 None
             };

@@ -208,7 +208,7 @@ impl Chat<'_> {
         let watch = Watch::start();
         let mut generation = Generation::new(&mut self.session, &ids[same..], &options)?;
         let mut answer = String::new();
-        while let Some(piece) = generation.next() {
+        for piece in generation.by_ref() {
             let text = piece?.text;
             // Models like to begin with the space that their template left out.
             let text = if answer.is_empty() { text.trim_start() } else { &text };

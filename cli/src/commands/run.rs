@@ -73,7 +73,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
         emit(Bold(&prompt))?;
     }
     let watch = Watch::start();
-    while let Some(piece) = generation.next() {
+    for piece in generation.by_ref() {
         let piece = piece?;
         if args.json {
             let token = json!({"type": "token", "id": piece.id, "text": piece.text, "logprob": piece.logprob});
