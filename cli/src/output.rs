@@ -49,11 +49,7 @@ pub struct Bold<'t>(pub &'t str);
 impl Display for Bold<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        if plain || !io::stdout().is_terminal() {
-            f.write_str(self.0)
-        } else {
-            write!(f, "\x1b[1m{}\x1b[0m", self.0)
-        }
+        if plain || !io::stdout().is_terminal() { f.write_str(self.0) } else { write!(f, "\x1b[1m{}\x1b[0m", self.0) }
     }
 }
 

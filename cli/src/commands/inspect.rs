@@ -74,7 +74,8 @@ pub fn run(args: &InspectArgs) -> Result<()> {
 
 /// Zeros among the ternary weights that were counted.
 fn share(tensors: &[TensorSummary]) -> (u64, u64) {
-    tensors.iter().filter_map(|tensor| Some((tensor.zeros?, tensor.weights()))).fold((0, 0), |sum, one| {
-        (sum.0 + one.0, sum.1 + one.1)
-    })
+    tensors
+        .iter()
+        .filter_map(|tensor| Some((tensor.zeros?, tensor.weights())))
+        .fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
 }

@@ -35,7 +35,8 @@ pub fn run(args: &TokenizeArgs) -> Result<()> {
     let tokenizer = load::tokenizer(args.model.as_deref())?;
     let mut out = Listing::new();
     if let Some(list) = &args.decode {
-        let ids = token_ids(list).map_err(|message| Stop::usage(message, "tritone tokenize -p TEXT --ids prints ids"))?;
+        let ids =
+            token_ids(list).map_err(|message| Stop::usage(message, "tritone tokenize -p TEXT --ids prints ids"))?;
         if let Some(id) = ids.iter().find(|&&id| id as usize >= tokenizer.vocab_size()) {
             return Err(Stop::usage(
                 format_args!("token {id} is not in the vocabulary"),
