@@ -43,15 +43,25 @@ macro_rules! gemm {
 
 static KERNELS: &[Kernel] = &[
     #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
+    gemv!("gemv-t5-avx512vbmi", T5, Lookup, Avx512Vbmi, t5::avx512vbmi),
+    #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
     gemv!("gemv-t5-avx2", T5, Lookup, Avx2, t5::avx2),
     #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
     gemv!("gemv-t5-neon", T5, Lookup, Neon, t5::neon),
     gemv!("gemv-t5-scalar", T5, Lookup, Scalar, t5::scalar),
     #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
+    gemv!("gemv-t3-avx512", T3, Lookup, Avx512, t3::avx512),
+    #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
     gemv!("gemv-t3-avx2", T3, Lookup, Avx2, t3::avx2),
     #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
     gemv!("gemv-t3-neon", T3, Lookup, Neon, t3::neon),
     gemv!("gemv-t3-scalar", T3, Lookup, Scalar, t3::scalar),
+    #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
+    gemv!("gemv-i2s-avx512vnni", I2S, MultiplyAdd, Avx512Vnni, i2s::avx512vnni, prepare: i2s::avx512),
+    #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
+    gemv!("gemv-i2s-avxvnni", I2S, MultiplyAdd, AvxVnni, i2s::avxvnni, prepare: i2s::scalar),
+    #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
+    gemv!("gemv-i2s-avx512", I2S, MultiplyAdd, Avx512, i2s::avx512),
     #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
     gemv!("gemv-i2s-avx2", I2S, MultiplyAdd, Avx2, i2s::avx2, prepare: i2s::scalar),
     #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
@@ -60,6 +70,8 @@ static KERNELS: &[Kernel] = &[
     gemv!("gemv-i2s-neon", I2S, MultiplyAdd, Neon, i2s::neon, prepare: i2s::scalar),
     gemv!("gemv-i2s-scalar", I2S, MultiplyAdd, Scalar, i2s::scalar),
     #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
+    gemm!("gemm-t5-avx512vnni", T5, Avx512Vnni, avx512vnni),
+    #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
     gemm!("gemm-t5-avx2", T5, Avx2, avx2),
     #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
     gemm!("gemm-t5-neon-dotprod", T5, NeonDotprod, neon_dotprod),
@@ -67,12 +79,16 @@ static KERNELS: &[Kernel] = &[
     gemm!("gemm-t5-neon", T5, Neon, neon),
     gemm!("gemm-t5-scalar", T5, Scalar, scalar),
     #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
+    gemm!("gemm-t3-avx512vnni", T3, Avx512Vnni, avx512vnni),
+    #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
     gemm!("gemm-t3-avx2", T3, Avx2, avx2),
     #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
     gemm!("gemm-t3-neon-dotprod", T3, NeonDotprod, neon_dotprod),
     #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
     gemm!("gemm-t3-neon", T3, Neon, neon),
     gemm!("gemm-t3-scalar", T3, Scalar, scalar),
+    #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
+    gemm!("gemm-i2s-avx512vnni", I2S, Avx512Vnni, avx512vnni),
     #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
     gemm!("gemm-i2s-avx2", I2S, Avx2, avx2),
     #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]

@@ -2,6 +2,8 @@
 
 #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
 mod avx2;
+#[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
+mod avx512;
 pub(crate) mod i2s;
 pub(crate) mod t3;
 pub(crate) mod t5;
