@@ -99,7 +99,7 @@ const LAST: [i16; 128] = {
 
 /// The indices of word `at`'s two bytes: `vpermi2b` moves whole words by them.
 const fn both_bytes(at: usize) -> i16 {
-    (2 * at | (2 * at + 1) << 8) as i16
+    ((2 * at) | ((2 * at + 1) << 8)) as i16
 }
 
 /// Four lines for each group of each block.
