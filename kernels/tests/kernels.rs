@@ -1,14 +1,38 @@
 //! Every kernel of the registry that this processor can run against the naive oracle, exactly.
 #![cfg(feature = "testing")]
 
+use std::sync::LazyLock;
+
 use proptest::prelude::*;
 use tritone_kernels::format::{Geometry, Layout};
 use tritone_kernels::isa::Isa;
 use tritone_kernels::testing::{Random, any_bytes, check_kernel, naive_sums, pack, runnable_kernels};
 
-/// Miri runs the same tests on fewer and smaller cases.
-const CASES: u32 = if cfg!(miri) { 4 } else { 96 };
-const MOST: usize = if cfg!(miri) { 150 } else { 700 };
+/// How much the tests try: everything on a processor, less on an emulated one, which is some fifty times slower
+/// (`TRITONE_EMULATED=1` says so), and least under Miri, slower by a thousand.
+struct Amount {
+    cases: u32,
+    most: usize,
+    edges: &'static [usize],
+    rows: &'static [usize],
+    /// Columns of the longest row.
+    longest: usize,
+    /// Of the 64 alignments and the 256 byte values, every how many.
+    step: usize,
+}
+
+static AMOUNT: LazyLock<Amount> = LazyLock::new(|| {
+    if cfg!(miri) {
+        Amount { cases: 1, most: 150, edges: &[128], rows: &[65], longest: 512, step: 61 }
+    } else if std::env::var_os("TRITONE_EMULATED").is_some() {
+        let edges = &[5, 24, 64, 128, 240, 256, 512];
+        Amount { cases: 8, most: 300, edges, rows: &[1, 15, 17, 32, 65], longest: 16384, step: 7 }
+    } else {
+        let edges = &[3, 5, 24, 32, 64, 120, 128, 240, 256, 480, 512, 2560];
+        let rows = &[1, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257];
+        Amount { cases: 48, most: 500, edges, rows, longest: 16384, step: 1 }
+    }
+});
 
 /// A shape of this layout near `rows x cols`: I2_S wants 128 columns, blocks want whole ones.
 fn shape(layout: Layout, rows: usize, cols: usize, block: Option<usize>) -> Geometry {
@@ -36,15 +60,15 @@ fn check_all(rows: usize, cols: usize, block: Option<usize>, n_vectors: usize, s
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: CASES, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: AMOUNT.cases, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_shape(rows in 1..MOST / 2, cols in 1..MOST, block in prop::option::of(prop::sample::select(vec![1usize, 5, 64, 128, 256])), n_vectors in 1usize..4, seed: u64) {
+    fn any_shape(rows in 1..AMOUNT.most / 2, cols in 1..AMOUNT.most, block in prop::option::of(prop::sample::select(vec![1usize, 5, 64, 128, 256])), n_vectors in 1usize..4, seed: u64) {
         check_all(rows, cols, block, n_vectors, seed);
     }
 
     #[test]
-    fn packing_round_trips(rows in 1..MOST / 4, cols in 1..MOST, block in prop::option::of(prop::sample::select(vec![1usize, 64, 128, 256])), seed: u64) {
+    fn packing_round_trips(rows in 1..AMOUNT.most / 4, cols in 1..AMOUNT.most, block in prop::option::of(prop::sample::select(vec![1usize, 64, 128, 256])), seed: u64) {
         let mut random = Random::new(seed);
         for layout in Layout::ALL {
             let geometry = shape(layout, rows, cols, block);
@@ -61,15 +85,12 @@ proptest! {
 
 #[test]
 fn every_length_around_the_edges() {
-    let edges: &[usize] = if cfg!(miri) { &[24, 128] } else { &[3, 5, 24, 32, 64, 120, 128, 240, 256, 480, 512, 2560] };
-    for &edge in edges {
+    for &edge in AMOUNT.edges {
         for cols in edge - 1..=edge + 1 {
             check_all(33, cols, None, 2, cols as u64);
         }
     }
-    for rows in
-        if cfg!(miri) { vec![1, 65] } else { vec![1, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257] }
-    {
+    for &rows in AMOUNT.rows {
         check_all(rows, 130, None, 1, rows as u64);
     }
 }
@@ -78,7 +99,7 @@ fn every_length_around_the_edges() {
 /// here (2560 times 127 is 325,120; a row of 16,384 fills every widening step).
 #[test]
 fn extremes_do_not_saturate() {
-    let cols = if cfg!(miri) { 512 } else { 16384 };
+    let cols = AMOUNT.longest;
     for kernel in runnable_kernels() {
         let geometry = shape(kernel.layout, 65, cols, None);
         for trit in [-1i8, 1] {
@@ -113,7 +134,7 @@ fn weights_at_every_alignment() {
         let data = pack(&geometry, &random.trits(geometry.rows * geometry.cols));
         let vectors = [random.codes(geometry.cols)];
         let mut shifted = vec![0; data.len() + 64];
-        for offset in if cfg!(miri) { 0..2 } else { 0..64 } {
+        for offset in (0..64).step_by(AMOUNT.step) {
             shifted[offset..offset + data.len()].copy_from_slice(&data);
             check_kernel(
                 kernel,
@@ -134,7 +155,7 @@ fn all_byte_values() {
     for kernel in runnable_kernels() {
         let geometry = shape(kernel.layout, 64, 120, None);
         let vectors = [random.codes(geometry.cols)];
-        for value in (0..=255u8).step_by(if cfg!(miri) { 37 } else { 1 }) {
+        for value in (0..=255u8).step_by(AMOUNT.step) {
             let mut data = any_bytes(&geometry, &mut Random::new(u64::from(value)));
             data[..geometry.trailer_offset()].fill(value);
             if kernel.layout == Layout::T5 {

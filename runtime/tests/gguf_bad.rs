@@ -546,7 +546,7 @@ fn codes_and_scales_that_are_not_ternary() {
 }
 
 fn cases() -> ProptestConfig {
-    ProptestConfig { cases: if cfg!(miri) { 12 } else { 3000 }, failure_persistence: None, ..ProptestConfig::default() }
+    ProptestConfig { cases: if cfg!(miri) { 2 } else { 3000 }, failure_persistence: None, ..ProptestConfig::default() }
 }
 
 proptest! {

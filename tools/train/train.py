@@ -2,11 +2,13 @@
 
     python train.py --run runs/story --minutes 60                  # constant learning rate
     python train.py --run runs/story --minutes 60 --resume         # go on
+    python train.py --run runs/story --minutes 60 --resume --stack # go on with twice the layers
     python train.py --run runs/story --minutes 15 --length 512 --decay
 
 The learning rate is constant after a short warm-up, so that `stable.pt` can be continued for any
 length; `--decay` starts from it, leaves it alone, and brings the rate to zero over the budget into
-`final.pt`. The ternary matrices are trained with Muon (orthogonalised momentum, Keller Jordan 2024),
+`final.pt`. `--stack` doubles the layers of the checkpoint by repeating them, so that most tokens can
+be read by a shallow, cheap model first (progressive stacking, Gong et al. 2019). The ternary matrices are trained with Muon (orthogonalised momentum, Keller Jordan 2024),
 everything else with Adam. CUDA is used when there is one, bf16 where the machine multiplies it in
 hardware.
 """
@@ -15,6 +17,7 @@ import argparse
 import json
 import math
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -111,6 +114,16 @@ def load(paths, device):
     return state
 
 
+def stack(state):
+    """Twice the layers: the block of all layers is repeated, and the optimizers start anew."""
+    layers = state["shape"]["layers"]
+    state["shape"]["layers"] = 2 * layers
+    for name in [name for name in state["model"] if name.startswith("blk.")]:
+        _, layer, rest = name.split(".", 2)
+        state["model"][f"blk.{int(layer) + layers}.{rest}"] = state["model"][name].clone()
+    del state["muon"], state["adam"]
+
+
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--run", required=True, type=Path, help="folder made by prepare.py")
@@ -118,8 +131,10 @@ def arguments():
     parser.add_argument("--tokens", type=float, default=math.inf, help="budget in tokens of this call")
     parser.add_argument("--resume", action="store_true", help="go on from stable.pt")
     parser.add_argument("--start", nargs="+", type=Path, help="resume from these, weights averaged")
+    parser.add_argument("--stack", action="store_true", help="double the layers of the checkpoint")
     parser.add_argument("--decay", action="store_true", help="learning rate to zero over the budget")
     parser.add_argument("--batch", type=int, default=8192, help="tokens per step")
+    parser.add_argument("--micro", type=int, default=1024, help="tokens per backward pass on a CPU")
     parser.add_argument("--length", type=int, default=256, help="tokens per window")
     parser.add_argument("--lr-muon", type=float, default=0.02)
     parser.add_argument("--lr-adam", type=float, default=0.003)
@@ -129,15 +144,15 @@ def arguments():
     parser.add_argument("--save-every", type=float, default=3, help="minutes")
     parser.add_argument("--dtype", choices=["auto", "fp32", "bf16"], default="auto")
     parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
-    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="default: on CUDA only")
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="default: where a compiler is found")
     for name, default in Shape().as_dict().items():
         if name not in ("vocab", "rope_theta", "eps"):
             parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=default)
     args = parser.parse_args()
     if min(args.minutes, args.tokens) == math.inf:
         parser.error("give a budget: --minutes or --tokens")
-    if args.batch % args.length:
-        parser.error("--batch must be a multiple of --length")
+    if args.micro % args.length or args.batch % args.micro:
+        parser.error("--batch must be a multiple of --micro, and that of --length")
     args.start = args.start or ([args.run / "stable.pt"] if args.resume or args.decay else None)
     return args
 
@@ -163,6 +178,8 @@ def main():
     shape = {name: getattr(args, name, default) for name, default in Shape().as_dict().items()}
     if args.start:
         state = load(args.start, device)
+        if args.stack:
+            stack(state)
         seen, steps, shape = state["seen"], state["steps"], state["shape"] | {"context": args.context}
     model = StoryModel(Shape(**shape)).to(device)
     matrices = [m.weight for m in model.modules() if isinstance(m, BitLinear)]
@@ -170,13 +187,18 @@ def main():
     others = [p for p in model.parameters() if id(p) not in chosen]
     muon = Muon(matrices, args.lr_muon, dtype)
     adam = torch.optim.Adam(others, args.lr_adam, betas=(0.9, 0.95))
-    if state:
-        model.load_state_dict(state["model"])
+    if state and "muon" in state:
         muon.load_state_dict(state["muon"])
         adam.load_state_dict(state["adam"])
+    if state:
+        model.load_state_dict(state["model"])
         stream.seek(state["epoch"], state["at"])
-    compiled = args.compile if args.compile is not None else device == "cuda"
-    step_loss = torch.compile(model.loss) if compiled else model.loss
+    compiled = args.compile if args.compile is not None else device == "cuda" or shutil.which("g++")
+    if compiled:
+        for block in model.blk:
+            block.compile()
+    # On a CPU a small piece at a time stays in its caches.
+    pieces = args.batch // args.micro if device == "cpu" else 1
     out = args.run / ("final.pt" if args.decay else "stable.pt")
     log = open(args.run / "log.jsonl", "a", buffering=1)
     began = saved = time.time()
@@ -187,9 +209,12 @@ def main():
             for group in optimizer.param_groups:
                 group["lr"] = lr * factor
         x, y = stream.batch(args.batch // args.length, args.length)
-        with torch.autocast(device, torch.bfloat16, enabled=dtype == torch.bfloat16):
-            loss = step_loss(x.to(device), y.to(device), seen >= args.qat_from)
-        loss.backward()
+        loss = 0.0
+        for x_piece, y_piece in zip(x.chunk(pieces), y.chunk(pieces)):
+            with torch.autocast(device, torch.bfloat16, enabled=dtype == torch.bfloat16):
+                part = model.loss(x_piece.to(device), y_piece.to(device), seen >= args.qat_from) / pieces
+            part.backward()
+            loss += part.item()
         torch.nn.utils.clip_grad_norm_(others, 1.0)
         muon.step()
         adam.step()
@@ -197,7 +222,7 @@ def main():
         seen, steps = seen + args.batch, steps + 1
         minutes = (time.time() - began) / 60
         done = max(minutes / args.minutes, (seen - first) / args.tokens)
-        running = loss.item() if running is None else 0.95 * running + 0.05 * loss.item()
+        running = loss if running is None else 0.95 * running + 0.05 * loss
         record = {"steps": steps, "tokens": seen, "length": args.length, "minutes": round(minutes, 2)}
         if steps % 20 == 0:
             log.write(json.dumps(record | {"loss": round(running, 4), "lr": round(factor, 4)}) + "\n")

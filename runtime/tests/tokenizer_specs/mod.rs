@@ -1,5 +1,7 @@
 //! Small vocabularies made by hand.
 
+use std::sync::LazyLock;
+
 use tritone_runtime::tokenizer::{PreTokenizer, VocabKind, VocabSpec};
 
 /// The character that stands for a byte in the byte-level alphabet, counted anew from its definition.
@@ -13,14 +15,18 @@ fn byte_character(byte: u8) -> char {
     }
 }
 
-fn leak(text: String) -> &'static [u8] {
-    Box::leak(text.into_bytes().into_boxed_slice())
+/// A text of each of the 256 bytes, made once, since a specification only borrows.
+fn of_each_byte(text: impl Fn(u8) -> String) -> Vec<String> {
+    (0..=255).map(text).collect()
 }
+
+static BYTE_CHARACTERS: LazyLock<Vec<String>> = LazyLock::new(|| of_each_byte(|byte| byte_character(byte).to_string()));
+static BYTE_NAMES: LazyLock<Vec<String>> = LazyLock::new(|| of_each_byte(|byte| format!("<0x{byte:02X}>")));
 
 /// All 256 bytes and three merges; no types.
 pub fn bytes_spec(rule: PreTokenizer) -> VocabSpec<'static> {
     let mut spec = VocabSpec::new(VocabKind::Bpe(rule));
-    spec.tokens = (0..=255).map(|byte| leak(byte_character(byte).to_string())).collect();
+    spec.tokens = BYTE_CHARACTERS.iter().map(String::as_bytes).collect();
     spec.tokens.extend([&b"ab"[..], b"aba", "Ġab".as_bytes()]);
     spec.merges = vec![b"a b", b"ab a", "Ġ ab".as_bytes()];
     spec
@@ -31,8 +37,8 @@ pub fn spm_spec() -> VocabSpec<'static> {
     let mut spec = VocabSpec::new(VocabKind::Spm);
     spec.tokens = vec![b"<unk>", b"<s>", b"</s>"];
     spec.token_types = vec![2, 3, 3];
-    for byte in 0..=255 {
-        spec.tokens.push(leak(format!("<0x{byte:02X}>")));
+    for name in BYTE_NAMES.iter() {
+        spec.tokens.push(name.as_bytes());
         spec.token_types.push(6);
     }
     let pieces = [
