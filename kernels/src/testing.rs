@@ -93,21 +93,21 @@ pub fn naive_sums(geometry: &Geometry, data: &[u8], tiles: Range<usize>, vectors
     // A matrix with all rows of the tiles, so that padding rows can be unpacked.
     let whole = Geometry { rows: geometry.n_tiles() * geometry.tile_rows(), ..*geometry };
     let whole = if geometry.layout == Layout::I2S { *geometry } else { whole };
-    let mut sums = Vec::new();
+    let (n_blocks, tile_rows) = (geometry.n_blocks(), geometry.tile_rows());
+    let mut sums = vec![0; vectors.len() * tiles.len() * n_blocks * tile_rows];
     let mut row = vec![0; geometry.cols];
-    for codes in vectors {
-        for tile in tiles.clone() {
-            for b in 0..geometry.n_blocks() {
-                for r in 0..geometry.tile_rows() {
-                    let index = tile * geometry.tile_rows() + r;
-                    if index >= whole.rows {
-                        sums.push(0);
-                        continue;
-                    }
-                    whole.unpack_row(data, index, &mut row);
-                    let range = b * geometry.block..(b + 1) * geometry.block;
-                    let products = row[range.clone()].iter().zip(&codes[range]);
-                    sums.push(products.map(|(w, a)| i32::from(*w) * i32::from(*a)).sum());
+    for (t, tile) in tiles.clone().enumerate() {
+        for r in 0..tile_rows {
+            let index = tile * tile_rows + r;
+            if index >= whole.rows {
+                continue;
+            }
+            whole.unpack_row(data, index, &mut row);
+            for (v, codes) in vectors.iter().enumerate() {
+                let blocks = row.chunks_exact(geometry.block).zip(codes.chunks_exact(geometry.block));
+                for (b, (weights, codes)) in blocks.enumerate() {
+                    let products = weights.iter().zip(codes).map(|(w, a)| i32::from(*w) * i32::from(*a));
+                    sums[((v * tiles.len() + t) * n_blocks + b) * tile_rows + r] = products.sum();
                 }
             }
         }

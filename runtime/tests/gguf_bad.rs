@@ -180,7 +180,8 @@ fn an_empty_file_in_memory() {
 #[test]
 fn truncated_at_every_byte() {
     let whole = small_file();
-    for len in 1..whole.len() {
+    // Miri takes a second for each.
+    for len in (1..whole.len()).step_by(if cfg!(miri) { 61 } else { 1 }) {
         let Err(error) = open(whole[..len].to_vec()) else {
             panic!("opened with {len} of {} bytes", whole.len());
         };
