@@ -162,7 +162,7 @@ impl ChatTemplate {
             strftime(&format, now)
         });
         let source = source.to_owned();
-        let environment = on_deep_stack(move || {
+        let environment = on_deep_stack(DEADLINE, move || {
             environment.add_template_owned(NAME, source)?;
             Ok(environment)
         })?;
@@ -193,7 +193,7 @@ impl ChatTemplate {
         // Cheap: a clone shares the compiled template.
         let mut environment = self.environment.clone();
         environment.set_fuel(Some(fuel));
-        on_deep_stack(move || environment.get_template(NAME)?.render(given))
+        on_deep_stack(DEADLINE, move || environment.get_template(NAME)?.render(given))
     }
 
     /// The known form that stands in for a template of the file's own, if it has none.
@@ -223,7 +223,10 @@ type Engine<T> = std::result::Result<T, minijinja::Error>;
 
 /// Runs the engine on a thread with a stack that no admissible template exhausts, and waits no longer than the deadline.
 /// A thread that is late is abandoned: it ends with the process or with the fuel.
-fn on_deep_stack<T: Send + 'static>(work: impl FnOnce() -> Engine<T> + Send + 'static) -> Result<T> {
+fn on_deep_stack<T: Send + 'static>(
+    deadline: Duration,
+    work: impl FnOnce() -> Engine<T> + Send + 'static,
+) -> Result<T> {
     let failed = |what: String| Error::Template {
         what,
         fix: "use `tritone run`, which needs no template, or another file".into(),
@@ -234,9 +237,11 @@ fn on_deep_stack<T: Send + 'static>(work: impl FnOnce() -> Engine<T> + Send + 's
         .stack_size(STACK)
         .spawn(move || send.send(work()))
         .map_err(|error| failed(format!("a thread for it could not be started: {error}")))?;
-    match receive.recv_timeout(DEADLINE) {
+    match receive.recv_timeout(deadline) {
         Ok(result) => result.map_err(|error| refused(&error)),
-        Err(RecvTimeoutError::Timeout) => Err(failed(format!("it is not done after {} seconds", DEADLINE.as_secs()))),
+        Err(RecvTimeoutError::Timeout) => {
+            Err(failed(format!("it is not done after {} seconds", deadline.as_secs_f64())))
+        }
         Err(RecvTimeoutError::Disconnected) => Err(failed("the template engine failed on it".into())),
     }
 }
@@ -371,6 +376,13 @@ fn civil(days: u64) -> (u64, u64, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_deadline_ends_what_fuel_does_not() {
+        let (_keep, never) = mpsc::channel::<()>();
+        let late = on_deep_stack(Duration::from_millis(50), move || Ok(never.recv().is_ok()));
+        assert!(late.unwrap_err().to_string().contains("not done after 0.05 seconds"));
+    }
 
     #[test]
     fn dates() {

