@@ -102,6 +102,9 @@ pub struct ModelArgs {
     /// Name of the kernel for decoding, as the line after a run shows it
     #[arg(long, value_name = "NAME")]
     pub kernel: Option<String>,
+    /// How keys and values are stored
+    #[arg(long, value_enum, default_value_t = CachePrecision::F16)]
+    pub cache_type: CachePrecision,
     /// Prompt tokens that go through the layers at once; 0: the default
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub chunk: usize,
@@ -124,6 +127,15 @@ pub enum Layout {
     T3,
     /// Five weights in a byte
     T5,
+}
+
+/// Precisions of the cache by name.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum CachePrecision {
+    /// Two bytes a number
+    F16,
+    /// Four bytes a number, and the logits nearer to a float32 reference
+    F32,
 }
 
 /// How the next token is chosen.

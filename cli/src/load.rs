@@ -1,6 +1,6 @@
 //! Opens models: a file, or the one in the binary.
 
-use crate::args::{Layout, ModelArgs, model_name};
+use crate::args::{CachePrecision, Layout, ModelArgs, model_name};
 use crate::failure::{Result, Stop};
 use crate::output::note;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -8,7 +8,7 @@ use std::io::IsTerminal;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use tritone_runtime::gguf::{Bytes, Gguf};
-use tritone_runtime::model::{LayoutChoice, LoadOptions, LoadProgress, Model, Source};
+use tritone_runtime::model::{CacheType, LayoutChoice, LoadOptions, LoadProgress, Model, Source};
 use tritone_runtime::tokenizer::{SpecialTokens, Tokenizer};
 
 #[cfg(feature = "embedded-model")]
@@ -37,6 +37,10 @@ pub fn model(args: &ModelArgs) -> Result<Model> {
             Layout::T5 => LayoutChoice::T5,
         },
         kernel: args.kernel.clone(),
+        cache_type: match args.cache_type {
+            CachePrecision::F16 => CacheType::F16,
+            CachePrecision::F32 => CacheType::F32,
+        },
     };
     let may_show = std::io::stderr().is_terminal() && !args.quiet;
     let start = Instant::now();

@@ -11,7 +11,7 @@ use crate::linear::{Linear, PreparedInput};
 use crate::model::Inner;
 use crate::threads::Pool;
 use std::sync::Arc;
-use tritone_kernels::float::{self, ATTENTION_BLOCK, CachedBlock, FloatKernels, Partial};
+use tritone_kernels::float::{self, ATTENTION_BLOCK, FloatKernels, Partial};
 
 /// Rows of the output head that one work item computes.
 const HEAD_ROWS: usize = 64;
@@ -288,8 +288,7 @@ fn attend(
     let per_block = outs.chunks_exact_mut(queries.len()).zip(partials.chunks_exact_mut(n_queries));
     for (b, (block, (out, partials))) in cache.blocks[..n_blocks].iter().zip(per_block).enumerate() {
         let n_keys = (n_keys - b * ATTENTION_BLOCK).min(ATTENTION_BLOCK);
-        let block = CachedBlock { keys: &block.keys, values: &block.values, n_keys };
-        float.attention_block(queries, scale, block, out, partials);
+        block.attend(float, n_keys, scale, queries, out, partials);
     }
     float.attention_join(&partials, &outs, n_queries, out);
 }

@@ -1,17 +1,72 @@
-//! Keys and values of the tokens seen so far, in half precision, in fixed blocks.
+//! Keys and values of the tokens seen so far, in half or single precision, in fixed blocks.
 //!
 //! One block holds [`ATTENTION_BLOCK`] positions of one key/value head of one layer, laid out as
 //! the attention kernel reads it (`tritone_kernels::float`): keys in key blocks `[head_dim][32 keys]`, so that
 //! keys are SIMD lanes, values as `[key][head_dim]`. Blocks begin at multiples of
 //! [`ATTENTION_BLOCK`] from the first token, so a result never depends on how a prompt was cut.
 
-use tritone_kernels::float::{ATTENTION_BLOCK, FloatKernels, KEY_LANES};
+use tritone_kernels::float::{ATTENTION_BLOCK, CacheElement, CachedBlock, FloatKernels, KEY_LANES, Partial};
+
+/// How keys and values are stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CacheType {
+    /// IEEE half precision, rounded to nearest even.
+    #[default]
+    F16,
+    /// As computed; twice the memory.
+    F32,
+}
 
 /// Keys and values of up to [`ATTENTION_BLOCK`] positions of one head.
 #[derive(Debug)]
-pub(crate) struct KvBlock {
-    pub(crate) keys: Box<[u16]>,
-    pub(crate) values: Box<[u16]>,
+pub(crate) struct Pair<E> {
+    keys: Box<[E]>,
+    values: Box<[E]>,
+}
+
+impl<E: CacheElement> Pair<E> {
+    fn new(head_dim: usize) -> Pair<E> {
+        let zeros = || vec![E::zeroed(); ATTENTION_BLOCK * head_dim].into_boxed_slice();
+        Pair { keys: zeros(), values: zeros() }
+    }
+
+    /// `within` is the position from the block's first.
+    fn store(&mut self, float: &FloatKernels, within: usize, key: &[f32], value: &[f32]) {
+        let head_dim = key.len();
+        let key_block = KEY_LANES * head_dim;
+        let start = within / KEY_LANES * key_block;
+        float.store_key(key, within % KEY_LANES, &mut self.keys[start..start + key_block]);
+        float.store_value(value, &mut self.values[within * head_dim..(within + 1) * head_dim]);
+    }
+
+    fn read(&self, n_keys: usize) -> CachedBlock<'_, E> {
+        CachedBlock { keys: &self.keys, values: &self.values, n_keys }
+    }
+}
+
+/// A block in one of the precisions.
+#[derive(Debug)]
+pub(crate) enum KvBlock {
+    F16(Pair<u16>),
+    F32(Pair<f32>),
+}
+
+impl KvBlock {
+    /// Attention over the first `n_keys`; as [`FloatKernels::attention_block`].
+    pub(crate) fn attend(
+        &self,
+        float: &FloatKernels,
+        n_keys: usize,
+        scale: f32,
+        queries: &[f32],
+        out: &mut [f32],
+        partials: &mut [Partial],
+    ) {
+        match self {
+            KvBlock::F16(pair) => float.attention_block(queries, scale, pair.read(n_keys), out, partials),
+            KvBlock::F32(pair) => float.attention_block(queries, scale, pair.read(n_keys), out, partials),
+        }
+    }
 }
 
 /// All blocks of one key/value head of one layer.
@@ -28,13 +83,14 @@ pub(crate) type LayerCache = Vec<HeadCache>;
 pub(crate) struct KvCache {
     pub(crate) layers: Vec<LayerCache>,
     head_dim: usize,
+    kind: CacheType,
 }
 
 impl KvCache {
     /// An empty cache; blocks are allocated when their first position is stored.
-    pub(crate) fn new(n_layers: usize, n_kv_heads: usize, head_dim: usize) -> KvCache {
+    pub(crate) fn new(n_layers: usize, n_kv_heads: usize, head_dim: usize, kind: CacheType) -> KvCache {
         let layer = || (0..n_kv_heads).map(|_| HeadCache::default()).collect();
-        KvCache { layers: (0..n_layers).map(|_| layer()).collect(), head_dim }
+        KvCache { layers: (0..n_layers).map(|_| layer()).collect(), head_dim, kind }
     }
 
     /// Stores the key and the value (`head_dim` each) of `position` of one head.
@@ -46,24 +102,28 @@ impl KvCache {
         key: &[f32],
         value: &[f32],
     ) {
-        let head_dim = self.head_dim;
         let blocks = &mut self.layers[layer][head].blocks;
         let (block, within) = (position / ATTENTION_BLOCK, position % ATTENTION_BLOCK);
         if block == blocks.len() {
-            let zeros = || vec![0u16; ATTENTION_BLOCK * head_dim].into_boxed_slice();
-            blocks.push(KvBlock { keys: zeros(), values: zeros() });
+            blocks.push(match self.kind {
+                CacheType::F16 => KvBlock::F16(Pair::new(self.head_dim)),
+                CacheType::F32 => KvBlock::F32(Pair::new(self.head_dim)),
+            });
         }
-        let KvBlock { keys, values } = &mut blocks[block];
-        let key_block = KEY_LANES * head_dim;
-        let start = within / KEY_LANES * key_block;
-        float.store_key(key, within % KEY_LANES, &mut keys[start..start + key_block]);
-        float.store_value(value, &mut values[within * head_dim..(within + 1) * head_dim]);
+        match &mut blocks[block] {
+            KvBlock::F16(pair) => pair.store(float, within, key, value),
+            KvBlock::F32(pair) => pair.store(float, within, key, value),
+        }
     }
 
     /// Bytes allocated now.
     pub(crate) fn bytes(&self) -> usize {
         let blocks: usize = self.layers.iter().flatten().map(|head| head.blocks.len()).sum();
-        blocks * 2 * ATTENTION_BLOCK * self.head_dim * size_of::<u16>()
+        let element = match self.kind {
+            CacheType::F16 => size_of::<u16>(),
+            CacheType::F32 => size_of::<f32>(),
+        };
+        blocks * 2 * ATTENTION_BLOCK * self.head_dim * element
     }
 
     /// Frees the blocks that hold no position below `n`.

@@ -19,6 +19,8 @@ use tritone_kernels::isa::{Detected, Isa, Level};
 use tritone_kernels::kernel::Operation;
 use tritone_kernels::registry;
 
+pub use crate::kv_cache::CacheType;
+
 /// Where a model comes from.
 #[derive(Clone, Debug)]
 pub enum Source {
@@ -67,7 +69,7 @@ impl FromStr for LayoutChoice {
     }
 }
 
-/// Choices about speed; none of them changes a result.
+/// Choices about speed, none of which changes a result, and the precision of the cache, which does.
 #[derive(Clone, Debug, Default)]
 pub struct LoadOptions {
     /// The instruction-set level; `None`: what the environment variable `TRITONE_ISA` names, else
@@ -79,6 +81,9 @@ pub struct LoadOptions {
     pub layout: LayoutChoice,
     /// A kernel of the registry to use in place of the preferred one.
     pub kernel: Option<String>,
+    /// How keys and values are stored. Rounding them to halves moves the logits of a BitNet model
+    /// by a few percent of their size, because it flips some int8 codes of later activations.
+    pub cache_type: CacheType,
 }
 
 /// How far loading is.
@@ -95,6 +100,7 @@ pub(crate) struct Inner {
     pub(crate) weights: Weights,
     pub(crate) float: FloatKernels,
     pub(crate) n_threads: usize,
+    pub(crate) cache_type: CacheType,
     tokenizer: Tokenizer,
     template: ChatTemplate,
     isa: Isa,
@@ -158,7 +164,8 @@ impl Model {
         })?;
         let float = FloatKernels::new(isa);
         let load_seconds = began.elapsed().as_secs_f64();
-        let inner = Inner { config, weights, float, n_threads, tokenizer, template, isa, load_seconds };
+        let cache_type = options.cache_type;
+        let inner = Inner { config, weights, float, n_threads, cache_type, tokenizer, template, isa, load_seconds };
         Ok(Model { inner: Arc::new(inner) })
     }
 

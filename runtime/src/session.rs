@@ -37,7 +37,7 @@ impl Session {
             });
         }
         let pool = Pool::new(model.n_threads)?;
-        let cache = KvCache::new(config.n_layers, config.n_kv_heads, config.head_dim);
+        let cache = KvCache::new(config.n_layers, config.n_kv_heads, config.head_dim, model.cache_type);
         let rope = RopeTables::new(config, model.weights.rope_factors.clone());
         Ok(Session { pool, cache, rope, tokens: Vec::new(), context_length, logits: Vec::new(), model })
     }

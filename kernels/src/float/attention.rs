@@ -1,4 +1,4 @@
-//! Attention of one position over a cache of halves, in blocks of 256 keys.
+//! Attention of one position over a cache of halves or singles, in blocks of 256 keys.
 //!
 //! **Algorithm.** A block of keys yields, for one query, the maximum `m` of its scores, the sum of
 //! `p[j] = exp(score[j] - m)` and the sum of `p[j] * value[j]`. Blocks are then joined in order,
@@ -18,18 +18,53 @@
 //! registers of sums, or four. As lanes are independent, all give the same bits.
 
 use super::exp::{exp, exponentials};
-use super::lanes::{HalfUnit, Operation, Simd, UNIT, Unit, larger};
-use super::{ATTENTION_BLOCK, KEY_LANES, Partial};
+use super::lanes::{Operation, Simd, UNIT, Unit, larger};
+use super::{ATTENTION_BLOCK, FloatKernels, KEY_LANES, Partial};
+
+/// How one number of the cache is stored; [`super::CacheElement`] is its public face.
+pub trait Element: bytemuck::Pod {
+    /// Sixteen of them as `f32`.
+    #[allow(private_interfaces, private_bounds)]
+    fn widen<S: Simd>(simd: S, unit: &[Self; UNIT]) -> S::Vector;
+
+    /// Rounds to nearest even.
+    fn narrow(kernels: &FloatKernels, x: &[f32], out: &mut [Self]);
+}
+
+/// IEEE half precision, as bits.
+impl Element for u16 {
+    #[allow(private_interfaces, private_bounds)]
+    #[inline(always)]
+    fn widen<S: Simd>(simd: S, unit: &[u16; UNIT]) -> S::Vector {
+        simd.widen_f16(bytemuck::cast_ref(unit))
+    }
+
+    fn narrow(kernels: &FloatKernels, x: &[f32], out: &mut [u16]) {
+        kernels.narrow_f16(x, out);
+    }
+}
+
+impl Element for f32 {
+    #[allow(private_interfaces, private_bounds)]
+    #[inline(always)]
+    fn widen<S: Simd>(simd: S, unit: &Unit) -> S::Vector {
+        simd.load(unit)
+    }
+
+    fn narrow(_: &FloatKernels, x: &[f32], out: &mut [f32]) {
+        out.copy_from_slice(x);
+    }
+}
 
 /// All queries against one block of keys.
-pub(super) struct AttentionBlock<'a> {
+pub(super) struct AttentionBlock<'a, E> {
     /// `n_queries x head_dim`.
     pub queries: &'a [f32],
     pub scale: f32,
-    /// `[key block][dimension][32]`, halves.
-    pub keys: &'a [u8],
-    /// `[key][dimension]`, halves.
-    pub values: &'a [u8],
+    /// `[key block][dimension][32]`.
+    pub keys: &'a [E],
+    /// `[key][dimension]`.
+    pub values: &'a [E],
     pub n_keys: usize,
     pub head_dim: usize,
     /// `n_queries x head_dim`.
@@ -38,7 +73,7 @@ pub(super) struct AttentionBlock<'a> {
     pub partials: &'a mut [Partial],
 }
 
-impl Operation for AttentionBlock<'_> {
+impl<E: Element> Operation for AttentionBlock<'_, E> {
     type Output = ();
 
     #[inline(always)]
@@ -59,7 +94,7 @@ impl Operation for AttentionBlock<'_> {
     }
 }
 
-impl AttentionBlock<'_> {
+impl<E: Element> AttentionBlock<'_, E> {
     /// `QUERIES` queries from `first` on, `UNITS` units of lanes at a time.
     #[inline(always)]
     fn group<S: Simd, const QUERIES: usize, const UNITS: usize>(&mut self, simd: S, first: usize) {
@@ -103,7 +138,7 @@ impl AttentionBlock<'_> {
         scores: &mut [[f32; ATTENTION_BLOCK]; QUERIES],
     ) {
         let dim = self.head_dim;
-        let units: &[HalfUnit] = self.keys.as_chunks().0;
+        let units: &[[E; UNIT]] = self.keys.as_chunks().0;
         let blocks = units.as_chunks::<{ KEY_LANES / UNIT }>().0.chunks_exact(dim);
         let n_blocks = self.n_keys.div_ceil(KEY_LANES);
         for (b, block) in blocks.take(n_blocks).enumerate() {
@@ -111,7 +146,7 @@ impl AttentionBlock<'_> {
                 let mut sums = [[simd.splat(0.0); UNITS]; QUERIES];
                 for d in 0..dim {
                     for u in 0..UNITS {
-                        let keys = simd.widen_f16(&block[d][part + u]);
+                        let keys = E::widen(simd, &block[d][part + u]);
                         for q in 0..QUERIES {
                             let query = simd.splat(queries[q][d]);
                             sums[q][u] = simd.add_product(sums[q][u], query, keys);
@@ -136,13 +171,13 @@ impl AttentionBlock<'_> {
         unit: usize,
     ) {
         let dim = self.head_dim;
-        let bytes = 2 * UNIT * unit..2 * UNIT * (unit + UNITS);
+        let lanes = UNIT * unit..UNIT * (unit + UNITS);
         let mut sums = [[simd.splat(0.0); UNITS]; QUERIES];
-        let rows = self.values.chunks_exact(2 * dim);
+        let rows = self.values.chunks_exact(dim);
         for (j, row) in rows.take(self.n_keys).enumerate() {
-            let units: &[HalfUnit] = row[bytes.clone()].as_chunks().0;
+            let units: &[[E; UNIT]] = row[lanes.clone()].as_chunks().0;
             for u in 0..UNITS {
-                let values = simd.widen_f16(&units[u]);
+                let values = E::widen(simd, &units[u]);
                 for q in 0..QUERIES {
                     let weight = simd.splat(weights[q][j]);
                     sums[q][u] = simd.add_product(sums[q][u], weight, values);
@@ -166,11 +201,11 @@ impl AttentionBlock<'_> {
         let dim = self.head_dim;
         let from = dim - dim % UNIT;
         let mut sums = [simd.splat(0.0); QUERIES];
-        let rows = self.values.chunks_exact(2 * dim);
+        let rows = self.values.chunks_exact(dim);
         for (j, row) in rows.take(self.n_keys).enumerate() {
-            let mut padded: HalfUnit = [0; 2 * UNIT];
-            padded[..2 * (dim - from)].copy_from_slice(&row[2 * from..]);
-            let values = simd.widen_f16(&padded);
+            let mut padded = [E::zeroed(); UNIT];
+            padded[..dim - from].copy_from_slice(&row[from..]);
+            let values = E::widen(simd, &padded);
             for q in 0..QUERIES {
                 let weight = simd.splat(weights[q][j]);
                 sums[q] = simd.add_product(sums[q], weight, values);

@@ -80,13 +80,18 @@ pub struct Partial {
     pub sum: f32,
 }
 
+/// How a number of the cache is stored: `u16`, the bits of an IEEE half, or `f32`.
+pub trait CacheElement: attention::Element {}
+
+impl<E: attention::Element> CacheElement for E {}
+
 /// One block of the cache of one key/value head, as [`FloatKernels::attention_block`] reads it.
 #[derive(Clone, Copy, Debug)]
-pub struct CachedBlock<'a> {
-    /// Halves, `[key block][dimension][KEY_LANES]`, at least as many key blocks as `n_keys` needs.
-    pub keys: &'a [u16],
-    /// Halves, `[key][dimension]`, at least `n_keys` keys.
-    pub values: &'a [u16],
+pub struct CachedBlock<'a, E = u16> {
+    /// `[key block][dimension][KEY_LANES]`, at least as many key blocks as `n_keys` needs.
+    pub keys: &'a [E],
+    /// `[key][dimension]`, at least `n_keys` keys.
+    pub values: &'a [E],
     /// Keys that count, 1 to [`ATTENTION_BLOCK`].
     pub n_keys: usize,
 }
@@ -384,11 +389,11 @@ impl FloatKernels {
     /// # Panics
     /// If a slice does not have the size given here and in [`CachedBlock`], or there is no query
     /// or no dimension.
-    pub fn attention_block(
+    pub fn attention_block<E: CacheElement>(
         &self,
         queries: &[f32],
         scale: f32,
-        block: CachedBlock<'_>,
+        block: CachedBlock<'_, E>,
         out: &mut [f32],
         partials: &mut [Partial],
     ) {
@@ -404,8 +409,8 @@ impl FloatKernels {
         self.run(attention::AttentionBlock {
             queries,
             scale,
-            keys: bytemuck::cast_slice(block.keys),
-            values: bytemuck::cast_slice(block.values),
+            keys: block.keys,
+            values: block.values,
             n_keys,
             head_dim,
             out,
@@ -433,30 +438,30 @@ impl FloatKernels {
         self.run(attention::AttentionJoin { partials, outs, n_queries, out });
     }
 
-    /// Writes a key of `head_dim` elements as halves into place `position` (below [`KEY_LANES`])
-    /// of one key block, `head_dim x KEY_LANES`.
+    /// Writes a key of `head_dim` elements into place `position` (below [`KEY_LANES`]) of one key
+    /// block, `head_dim x KEY_LANES`, rounded to what the cache stores.
     ///
     /// # Panics
     /// If the block does not have that size or the position is too large.
-    pub fn store_key(&self, key: &[f32], position: usize, block: &mut [u16]) {
+    pub fn store_key<E: CacheElement>(&self, key: &[f32], position: usize, block: &mut [E]) {
         assert!(position < KEY_LANES, "a position within the key block");
-        assert_eq!(Some(block.len()), key.len().checked_mul(KEY_LANES), "head_dim x 32 halves");
-        let mut halves = [0u16; 64];
+        assert_eq!(Some(block.len()), key.len().checked_mul(KEY_LANES), "head_dim x 32 elements");
+        let mut stored = [E::zeroed(); 64];
         for (key, lanes) in key.chunks(64).zip(block.chunks_mut(64 * KEY_LANES)) {
-            let halves = &mut halves[..key.len()];
-            self.narrow_f16(key, halves);
-            for (half, lanes) in halves.iter().zip(lanes.chunks_exact_mut(KEY_LANES)) {
-                lanes[position] = *half;
+            let stored = &mut stored[..key.len()];
+            E::narrow(self, key, stored);
+            for (element, lanes) in stored.iter().zip(lanes.chunks_exact_mut(KEY_LANES)) {
+                lanes[position] = *element;
             }
         }
     }
 
-    /// Writes a value of `head_dim` elements as halves.
+    /// Writes a value of `head_dim` elements, rounded to what the cache stores.
     ///
     /// # Panics
     /// If the slices differ in length.
-    pub fn store_value(&self, value: &[f32], out: &mut [u16]) {
-        self.narrow_f16(value, out);
+    pub fn store_value<E: CacheElement>(&self, value: &[f32], out: &mut [E]) {
+        E::narrow(self, value, out);
     }
 }
 

@@ -1,40 +1,59 @@
-//! Attention over a cache of halves against plain loops, and against exact attention in `f64`.
+//! Attention over a cache of halves and of singles against plain loops, and against exact attention in `f64`.
 
 use super::*;
 
+/// What a test must know of a stored number.
+trait Case: CacheElement {
+    const NAN: Self;
+    fn rounded(x: &[f32]) -> Vec<f32>;
+}
+
+impl Case for u16 {
+    const NAN: u16 = 0x7fff;
+    fn rounded(x: &[f32]) -> Vec<f32> {
+        halves(x).into_iter().map(from_half).collect()
+    }
+}
+
+impl Case for f32 {
+    const NAN: f32 = f32::NAN;
+    fn rounded(x: &[f32]) -> Vec<f32> {
+        x.to_vec()
+    }
+}
+
 /// A cache of one key/value head, filled through `store_key` and `store_value`; whatever is past
 /// the last key is NaN and must not matter.
-struct Cache {
+struct Cache<E> {
     head_dim: usize,
-    keys: Vec<u16>,
-    values: Vec<u16>,
+    keys: Vec<E>,
+    values: Vec<E>,
     plain_keys: Vec<Vec<f32>>,
     plain_values: Vec<Vec<f32>>,
 }
 
-impl Cache {
+impl<E: Case> Cache<E> {
     fn new(kernels: &FloatKernels, n_keys: usize, head_dim: usize, values: &mut dyn FnMut(usize) -> Vec<f32>) -> Self {
         let block = KEY_LANES * head_dim;
         let mut cache = Self {
             head_dim,
-            keys: vec![0x7fff; n_keys.div_ceil(KEY_LANES) * block],
-            values: vec![0x7fff; (n_keys + 1) * head_dim],
+            keys: vec![E::NAN; n_keys.div_ceil(KEY_LANES) * block],
+            values: vec![E::NAN; (n_keys + 1) * head_dim],
             plain_keys: Vec::new(),
             plain_values: Vec::new(),
         };
-        let rounded = |x: &[f32]| halves(x).into_iter().map(from_half).collect();
         for j in 0..n_keys {
             let (key, value) = (values(head_dim), values(head_dim));
             let keys = &mut cache.keys[j / KEY_LANES * block..][..block];
             kernels.store_key(&key, j % KEY_LANES, keys);
             kernels.store_value(&value, &mut cache.values[j * head_dim..][..head_dim]);
-            cache.plain_keys.push(rounded(&key));
-            cache.plain_values.push(rounded(&value));
+            cache.plain_keys.push(E::rounded(&key));
+            cache.plain_values.push(E::rounded(&value));
         }
         cache
     }
 
-    fn block(&self, first: usize, n_keys: usize) -> CachedBlock<'_> {
+    fn block(&self, first: usize, n_keys: usize) -> CachedBlock<'_, E> {
         CachedBlock { keys: &self.keys[first * self.head_dim..], values: &self.values[first * self.head_dim..], n_keys }
     }
 
@@ -56,6 +75,11 @@ impl Cache {
 
 #[test]
 fn attention_keeps_the_order_for_any_group_of_queries() {
+    keeps_the_order::<u16>();
+    keeps_the_order::<f32>();
+}
+
+fn keeps_the_order<E: Case>() {
     for kernels in instances() {
         for (i, head_dim) in [1, 2, 15, 16, 17, 31, 32, 48, 50, 64, 80, 128].iter().enumerate() {
             for n_keys in [1, 2, 31, 32, 33, 63, 100, 255, 256] {
@@ -64,7 +88,7 @@ fn attention_keeps_the_order_for_any_group_of_queries() {
                 // Every fourth case is hostile: few values, as one NaN spreads far.
                 let round = u64::from(n_keys % 4 == 3);
                 let mut values = |n| random.values(n, round);
-                let cache = Cache::new(&kernels, n_keys, *head_dim, &mut values);
+                let cache = Cache::<E>::new(&kernels, n_keys, *head_dim, &mut values);
                 let queries = values(n_queries * head_dim);
                 let mut out = vec![9.0; queries.len()];
                 let mut partials = vec![Partial::default(); n_queries];
@@ -84,11 +108,16 @@ fn attention_keeps_the_order_for_any_group_of_queries() {
 
 #[test]
 fn joined_blocks_are_close_to_exact_attention() {
+    joined_blocks_are_close::<u16>();
+    joined_blocks_are_close::<f32>();
+}
+
+fn joined_blocks_are_close<E: Case>() {
     const DIM: usize = 20;
     const N_QUERIES: usize = 3;
     for kernels in instances() {
         let mut random = Random(5);
-        let cache = Cache::new(&kernels, 700, DIM, &mut |n| random.tame(n));
+        let cache = Cache::<E>::new(&kernels, 700, DIM, &mut |n| random.tame(n));
         let queries = random.tame(N_QUERIES * DIM);
         let mut outs = Vec::new();
         let mut partials = Vec::new();

@@ -444,9 +444,9 @@ fn hostile_shapes_panic_instead_of_reading_past_the_end() {
     refuses(&|| kernels.rows_dot_f16(&[], &[], &mut [0.0; 2]));
     refuses(&|| kernels.rope_neox(&mut [0.0; 8], 4, &[1.0; 3], &[0.0; 3]));
     refuses(&|| kernels.rms_norm_heads(&mut [0.0; 8], &[], 1e-5));
-    refuses(&|| kernels.store_key(&[0.0; 2], 32, &mut [0; 64]));
+    refuses(&|| kernels.store_key(&[0.0; 2], 32, &mut [0u16; 64]));
     for (keys, values, n_keys) in [(64, 2, 0), (64, 600, 257), (63, 2, 1), (64, 3, 2)] {
-        let (keys, values) = (vec![0; keys], vec![0; values]);
+        let (keys, values) = (vec![0u16; keys], vec![0u16; values]);
         refuses(&|| {
             let block = CachedBlock { keys: &keys, values: &values, n_keys };
             let (mut out, mut partials) = ([0.0; 2], [Partial::default()]);
