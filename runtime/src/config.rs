@@ -1,6 +1,6 @@
 //! The shape and the rules of a model, read from a checkpoint.
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Ternarise};
 use crate::error::{Error, Place, Result, shown};
 use std::fmt;
 
@@ -81,8 +81,11 @@ impl ActivationScales {
     #[must_use]
     pub fn expected(checkpoint: &Checkpoint, config: &Config) -> ActivationScales {
         let trained_as_bitnet = matches!(config.architecture, Architecture::BitnetB158 | Architecture::Bitnet);
-        let i2s = checkpoint.tensors().iter().any(|tensor| tensor.tensor_type().is_i2s());
-        if trained_as_bitnet || i2s { ActivationScales::Token } else { ActivationScales::Block }
+        let one_scale = checkpoint.tensors().iter().any(|tensor| {
+            let bitnet = matches!(tensor.ternarise(), Some(Ternarise::Packed { .. } | Ternarise::AbsMean));
+            bitnet || tensor.tensor_type().is_i2s()
+        });
+        if trained_as_bitnet || one_scale { ActivationScales::Token } else { ActivationScales::Block }
     }
 }
 

@@ -5,6 +5,7 @@ use crate::config::{Activation, ActivationScales, Config};
 use crate::error::{Error, Place, Result};
 use crate::gguf::Gguf;
 use crate::linear::LinearOptions;
+use crate::safetensors;
 use crate::session::Session;
 use crate::template::ChatTemplate;
 use crate::threads::{Pool, default_threads};
@@ -25,7 +26,7 @@ pub use crate::kv_cache::CacheType;
 /// Where a model comes from.
 #[derive(Clone, Debug)]
 pub enum Source {
-    /// A GGUF file, which is mapped.
+    /// A GGUF file, or a folder with safetensors; weights are mapped.
     File(PathBuf),
     /// A GGUF file inside the binary.
     Static {
@@ -40,9 +41,10 @@ impl Source {
     /// Opens the model: its metadata and where its tensors are, no weights yet.
     ///
     /// # Errors
-    /// As [`Gguf::open`].
+    /// As [`Gguf::open`] and [`safetensors::open`].
     pub fn open(&self) -> Result<Checkpoint> {
         let gguf = match self {
+            Source::File(path) if path.is_dir() => return safetensors::open(path),
             Source::File(path) => Gguf::open(path)?,
             Source::Static { name, bytes } => Gguf::from_bytes(Bytes::from(*bytes), name)?,
         };

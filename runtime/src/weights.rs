@@ -83,7 +83,7 @@ impl Head {
             TensorType::F32 => FloatFormat::F32,
             TensorType::F16 => FloatFormat::F16,
             TensorType::BF16 => FloatFormat::Bf16,
-            other if other.is_ternary() => {
+            _ if tensor.is_ternary() => {
                 let linear = Linear::load(&tensor, config.vocab_size, config.hidden, options)?;
                 return Ok(Head::Ternary(Arc::new(linear)));
             }

@@ -1,7 +1,7 @@
 //! One I2_S model in its three byte layouts: read as what it is, each says the same, bit for bit;
 //! read as another, it does not.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use tritone_runtime::checkpoint::{I2sLayout, TensorType};
 use tritone_runtime::gguf::{Gguf, Writer};
 use tritone_runtime::model::{LoadOptions, Model, Source};
@@ -24,7 +24,7 @@ fn rewritten(trits: &[Vec<i8>], layout: I2sLayout) -> Vec<u8> {
 }
 
 /// A copy of the file at `path` whose I2_S tensors have another layout.
-fn write_copy(source: &Gguf, layout: I2sLayout, path: &PathBuf) {
+fn write_copy(source: &Gguf, layout: I2sLayout, path: &Path) {
     let mut writer = Writer::new();
     for (key, value) in source.metadata() {
         writer.key(key, value.clone());
@@ -50,9 +50,9 @@ fn write_copy(source: &Gguf, layout: I2sLayout, path: &PathBuf) {
     data.finish().unwrap();
 }
 
-fn logits(path: &PathBuf, i2s_layout: I2sLayout) -> Vec<u32> {
+fn logits(path: &Path, i2s_layout: I2sLayout) -> Vec<u32> {
     let options = LoadOptions { threads: Some(1), i2s_layout, ..LoadOptions::default() };
-    let model = Model::load(Source::File(path.clone()), &options, &mut |_| {}).unwrap();
+    let model = Model::load(Source::File(path.to_owned()), &options, &mut |_| {}).unwrap();
     let mut session = model.session(None).unwrap();
     session.prefill(&[1, 5, 9, 200], 0).unwrap().iter().map(|logit| logit.to_bits()).collect()
 }

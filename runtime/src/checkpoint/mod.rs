@@ -11,6 +11,7 @@ mod dequant;
 mod summary;
 mod tensor;
 mod tensor_type;
+mod ternarise;
 mod ternary;
 mod value;
 
@@ -19,6 +20,7 @@ pub use dequant::dequantize_row;
 pub use summary::{KeySummary, Summary, TensorSummary};
 pub use tensor::Tensor;
 pub use tensor_type::{I2sLayout, TensorType};
+pub use ternarise::Ternarise;
 pub use ternary::TernaryTensor;
 pub(crate) use value::write_string;
 pub use value::{Array, FromValue, Strings, Value, ValueType};

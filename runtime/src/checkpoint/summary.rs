@@ -123,8 +123,7 @@ fn first_elements(array: &Array) -> serde_json::Value {
 }
 
 fn tensor_summary(tensor: &Tensor, count_zeros: bool) -> TensorSummary {
-    let counted =
-        (count_zeros && tensor.tensor_type().is_ternary()).then(|| tensor.ternary().and_then(|t| t.count_zeros()));
+    let counted = (count_zeros && tensor.is_ternary()).then(|| tensor.ternary().and_then(|t| t.count_zeros()));
     let (zeros, problem) = match counted {
         Some(Ok(zeros)) => (Some(zeros), None),
         Some(Err(error)) => (None, Some(error.to_string())),

@@ -1,6 +1,6 @@
 //! One tensor of a checkpoint: its shape, its type and its bytes.
 
-use super::{I2sLayout, TensorType, TernaryTensor, dequant};
+use super::{I2sLayout, TensorType, Ternarise, TernaryTensor, dequant};
 use crate::error::{Error, Place, Result};
 use crate::mmap::ByteView;
 use std::sync::Arc;
@@ -20,6 +20,10 @@ pub struct Tensor {
     span: usize,
     data: ByteView,
     file: Arc<str>,
+    /// How floats, or bytes without a scale of their own, become trits.
+    ternarise: Option<Ternarise>,
+    /// Elements of a head whose two halves are to be interleaved, row by row.
+    interleaved_heads: Option<usize>,
 }
 
 impl Tensor {
@@ -36,7 +40,7 @@ impl Tensor {
     ) -> Self {
         let cols = dims[0];
         let rows = dims[1..].iter().product();
-        Self { name, tensor_type, dims, rows, cols, offset, span, data, file }
+        Self { name, tensor_type, dims, rows, cols, offset, span, data, file, ternarise: None, interleaved_heads: None }
     }
 
     /// Its name: `blk.0.attn_q.weight`.
@@ -47,6 +51,35 @@ impl Tensor {
     /// Its type.
     pub fn tensor_type(&self) -> TensorType {
         self.tensor_type
+    }
+
+    /// Takes floats, or packed bytes, as ternary weights.
+    pub(crate) fn set_ternarise(&mut self, ternarise: Option<Ternarise>) {
+        self.ternarise = ternarise;
+    }
+
+    /// Brings row `i` of the first half of each head of `head_dim` rows beside row `i` of the second,
+    /// as GGUF has queries and keys of models whose rotary embedding turns neighbours.
+    pub(crate) fn set_interleaved_heads(&mut self, head_dim: usize) {
+        self.interleaved_heads = Some(head_dim);
+    }
+
+    /// How its floats become trits, if they do.
+    pub fn ternarise(&self) -> Option<Ternarise> {
+        self.ternarise
+    }
+
+    /// Whether it is read as trits and scales.
+    pub fn is_ternary(&self) -> bool {
+        self.ternarise.is_some() || self.tensor_type.is_ternary()
+    }
+
+    /// Which stored row is row `row`.
+    pub(crate) fn stored_row(&self, row: usize) -> usize {
+        self.interleaved_heads.map_or(row, |head_dim| {
+            let (head, i) = (row / head_dim, row % head_dim);
+            head * head_dim + i % 2 * (head_dim / 2) + i / 2
+        })
     }
 
     /// The same bytes, read in another layout of I2_S. Other types stay what they are.
@@ -127,7 +160,7 @@ impl Tensor {
     ///
     /// If there is no such row or `out` has another length.
     pub fn dequantize_row(&self, row: usize, out: &mut [f32]) -> Result<()> {
-        if self.tensor_type.is_ternary() {
+        if self.is_ternary() {
             return self.ternary()?.dequantize_row(row, out);
         }
         self.dequantize_float_row(row, out);
@@ -148,7 +181,7 @@ impl Tensor {
         })?;
         out.resize(n, 0.0);
         let rows = out.chunks_exact_mut(self.cols).enumerate();
-        if self.tensor_type.is_ternary() {
+        if self.is_ternary() {
             let ternary = self.ternary()?;
             for (row, values) in rows {
                 ternary.dequantize_row(row, values)?;
@@ -161,10 +194,18 @@ impl Tensor {
         Ok(out)
     }
 
-    fn dequantize_float_row(&self, row: usize, out: &mut [f32]) {
-        assert!(row < self.rows && out.len() == self.cols);
+    /// Row `row` of a tensor of floats, before any ternarisation.
+    pub(crate) fn dequantize_float_row(&self, row: usize, out: &mut [f32]) {
+        assert_eq!(out.len(), self.cols);
+        self.dequantize_floats(row, 0, out);
+    }
+
+    /// As many weights as `out` takes, whole blocks of the type, from column `start` of row `row`.
+    pub(crate) fn dequantize_floats(&self, row: usize, start: usize, out: &mut [f32]) {
+        assert!(row < self.rows && start + out.len() <= self.cols);
         let row_bytes = self.data.len() / self.rows;
-        let bytes = &self.data[row * row_bytes..][..row_bytes];
-        dequant::dequantize_row(self.tensor_type, bytes, out);
+        let bytes = &self.data[self.stored_row(row) * row_bytes..][..row_bytes];
+        let bytes_of = |weights| self.tensor_type.row_bytes(weights).expect("whole blocks");
+        dequant::dequantize_row(self.tensor_type, &bytes[bytes_of(start)..][..bytes_of(out.len())], out);
     }
 }

@@ -30,13 +30,20 @@ pub enum TensorType {
     Q2_0G128,
     /// 128 weights in 34 bytes.
     Pq2_0,
+    /// Safetensors' packed weights, `[rows / 4][cols]` bytes: row `r + i * rows / 4` is in bits `2i`,
+    /// `2i + 1` of row `r`. Not in GGUF.
+    PackedRows,
 }
 
 /// Bytes after the packed weights of an I2_S tensor; the first four are the scale.
 pub(crate) const I2S_TRAILER: usize = 32;
 
 impl TensorType {
-    /// The number in the file.
+    /// The number in a GGUF file.
+    ///
+    /// # Panics
+    ///
+    /// For a type that GGUF does not have.
     pub fn id(self) -> u32 {
         match self {
             Self::F32 => 0,
@@ -53,6 +60,7 @@ impl TensorType {
             Self::I2S | Self::I2SArm | Self::I2SRows4 => 36,
             Self::Q2_0 | Self::Q2_0G128 => 42,
             Self::Pq2_0 => 142,
+            Self::PackedRows => panic!("GGUF has no such type"),
         }
     }
 
@@ -76,6 +84,7 @@ impl TensorType {
             Self::Q2_0 => "Q2_0",
             Self::Q2_0G128 => "Q2_0 (groups of 128)",
             Self::Pq2_0 => "PQ2_0",
+            Self::PackedRows => "U8",
         }
     }
 
@@ -86,8 +95,8 @@ impl TensorType {
             Self::Q4_0 | Self::Q5_0 | Self::Q8_0 => 32,
             Self::Q2_0 | Self::I2SArm => 64,
             Self::I2S | Self::Q2_0G128 | Self::Pq2_0 => 128,
-            // Of one row; the four rows of a group share the bytes.
-            Self::I2SRows4 => 4,
+            // Of one row; four rows share the bytes.
+            Self::I2SRows4 | Self::PackedRows => 4,
             Self::Q4K | Self::Q5K | Self::Q6K | Self::Tq1_0 | Self::Tq2_0 => 256,
         }
     }
@@ -102,7 +111,7 @@ impl TensorType {
             Self::Q8_0 | Self::Q2_0G128 | Self::Pq2_0 => 34,
             Self::I2S => 32,
             Self::I2SArm => 16,
-            Self::I2SRows4 => 1,
+            Self::I2SRows4 | Self::PackedRows => 1,
             Self::Tq1_0 => 54,
             Self::Tq2_0 => 66,
             Self::Q4K => 144,
@@ -114,7 +123,8 @@ impl TensorType {
     /// Whether every weight is -1, 0 or +1 times a scale. Q2_0 can also hold +2, which
     /// [`super::TernaryTensor`] refuses when it meets one.
     pub fn is_ternary(self) -> bool {
-        self.is_i2s() || matches!(self, Self::Tq1_0 | Self::Tq2_0 | Self::Q2_0 | Self::Q2_0G128 | Self::Pq2_0)
+        self.is_i2s()
+            || matches!(self, Self::Tq1_0 | Self::Tq2_0 | Self::Q2_0 | Self::Q2_0G128 | Self::Pq2_0 | Self::PackedRows)
     }
 
     /// Whether this is I2_S in one of its layouts.

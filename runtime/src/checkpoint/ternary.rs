@@ -16,6 +16,7 @@
 use super::dequant::half_at;
 use super::tensor::Tensor;
 use super::tensor_type::{I2S_TRAILER, TensorType};
+use super::ternarise::{self, Floats, Ternarise};
 use crate::error::{Error, Place, Result};
 use crate::mmap::ByteView;
 
@@ -30,30 +31,52 @@ pub struct TernaryTensor {
     /// Bytes of packed weights of a row, scales included.
     row_bytes: usize,
     data: ByteView,
-    /// The scale of an I2_S tensor.
-    scale: f32,
+    /// The scale of a tensor that has only one.
+    scale: Option<f32>,
     place: Place,
+    /// The tensor, and what becomes of its numbers, where they are not trits yet.
+    floats: Option<(Tensor, Floats)>,
+    /// The tensor, where its rows are packed in another order.
+    packed: Option<Tensor>,
 }
 
 impl TernaryTensor {
     pub(crate) fn new(tensor: &Tensor) -> Result<Self> {
         let tensor_type = tensor.tensor_type();
-        if !tensor_type.is_ternary() {
+        if !tensor.is_ternary() {
             return Err(Error::Unsupported {
                 at: Box::new(tensor.place()),
                 what: format!("the tensor has type {}, but ternary weights are needed here", tensor_type.name()),
                 fix: "convert the model to I2_S, TQ1_0, TQ2_0 or Q2_0".into(),
             });
         }
+        let (mut floats, mut packed, mut scale) = (None, None, None);
+        match tensor.ternarise() {
+            None => {}
+            Some(Ternarise::Packed { multiplier }) => {
+                packed = Some(tensor.clone());
+                scale = Some(multiplier);
+            }
+            Some(rule) => {
+                let found = ternarise::floats(tensor, rule)?;
+                scale = found.tensor_scale();
+                floats = Some((tensor.clone(), found));
+            }
+        }
         let (rows, cols) = (tensor.rows(), tensor.cols());
         let mut ternary = Self {
             tensor_type,
             rows,
             cols,
-            row_bytes: tensor_type.row_bytes(cols).expect("checked when the file was opened"),
+            row_bytes: match tensor.ternarise() {
+                Some(_) => cols,
+                None => tensor_type.row_bytes(cols).expect("checked when the file was opened"),
+            },
             data: tensor.data().clone(),
-            scale: 0.0,
+            scale,
             place: tensor.place(),
+            floats,
+            packed,
         };
         if tensor_type == TensorType::I2SRows4 && !rows.is_multiple_of(4) {
             return Err(Error::Unsupported {
@@ -65,7 +88,7 @@ impl TernaryTensor {
         if tensor_type.is_i2s() {
             let at = ternary.data.len() - I2S_TRAILER;
             let bytes = ternary.data[at..].first_chunk().expect("the trailer");
-            ternary.scale = ternary.finite(f32::from_le_bytes(*bytes), || "of the tensor".into())?;
+            ternary.scale = Some(ternary.finite(f32::from_le_bytes(*bytes), || "of the tensor".into())?);
         }
         Ok(ternary)
     }
@@ -85,11 +108,12 @@ impl TernaryTensor {
         self.cols
     }
 
-    /// Weights of a row that share a scale; the whole row for I2_S.
+    /// Weights of a row that share a scale; the whole row where the tensor has one scale.
     pub fn block(&self) -> usize {
-        match self.tensor_type {
-            ty if ty.is_i2s() => self.cols,
-            other => other.block_weights(),
+        match self.floats {
+            _ if self.scale.is_some() => self.cols,
+            Some((_, Floats::Blocks(block))) => block,
+            _ => self.tensor_type.block_weights(),
         }
     }
 
@@ -98,9 +122,9 @@ impl TernaryTensor {
         self.cols / self.block()
     }
 
-    /// The one scale of an I2_S tensor, a multiplier; nothing for types with scales per block.
+    /// The one scale of the tensor, a multiplier, as I2_S has it; nothing if there is one per block.
     pub fn tensor_scale(&self) -> Option<f32> {
-        self.tensor_type.is_i2s().then_some(self.scale)
+        self.scale
     }
 
     /// The packed weights of an I2_S tensor in the published layout, without its scale:
@@ -123,12 +147,20 @@ impl TernaryTensor {
     /// If there is no such row or `out` has another length.
     pub fn row_trits(&self, row: usize, out: &mut [i8]) -> Result<()> {
         assert_eq!(out.len(), self.cols);
+        if let Some((tensor, floats)) = &self.floats {
+            let mut values = vec![0.0; self.cols];
+            tensor.dequantize_float_row(row, &mut values);
+            floats.trits(&values, out);
+            return Ok(());
+        }
         let bytes = self.row(row);
         self.check_row(row, bytes)?;
         match self.tensor_type {
             TensorType::I2S => decode(bytes, out, i2s::<32, 128>),
             TensorType::I2SArm => decode(bytes, out, i2s::<16, 64>),
             TensorType::I2SRows4 => row_of_four(bytes, row % 4, out),
+            // The first quarter of the rows is in the low bits.
+            TensorType::PackedRows => row_of_four(bytes, 3 - self.stored_row(row) / (self.rows / 4), out),
             TensorType::Tq1_0 => decode(bytes, out, tq1_0),
             TensorType::Tq2_0 => decode(bytes, out, tq2_0),
             TensorType::Q2_0 => decode(bytes, out, q2_0::<18, 64>),
@@ -150,6 +182,11 @@ impl TernaryTensor {
         assert!(block < self.blocks_per_row());
         if let Some(scale) = self.tensor_scale() {
             return Ok(scale);
+        }
+        if let Some((tensor, _)) = &self.floats {
+            let mut values = vec![0.0; self.block()];
+            tensor.dequantize_floats(row, block * values.len(), &mut values);
+            return Ok(values.iter().fold(0.0, |scale: f32, value| scale.max(value.abs())));
         }
         let size = self.tensor_type.block_bytes();
         let bytes = &self.row(row)[block * size..][..size];
@@ -191,7 +228,9 @@ impl TernaryTensor {
     ///
     /// `Malformed`, naming the first bad row.
     pub fn check(&self) -> Result<()> {
-        for row in 0..self.rows {
+        // Floats were read when their scales were found.
+        let rows = if self.floats.is_some() { 0 } else { self.rows };
+        for row in 0..rows {
             self.check_row(row, self.row(row))?;
             if self.tensor_scale().is_none() {
                 for block in 0..self.blocks_per_row() {
@@ -223,7 +262,15 @@ impl TernaryTensor {
         if self.tensor_type == TensorType::I2SRows4 {
             return &self.data[row / 4 * self.cols..][..self.cols];
         }
+        if self.tensor_type == TensorType::PackedRows {
+            return &self.data[self.stored_row(row) % (self.rows / 4) * self.cols..][..self.cols];
+        }
         &self.data[row * self.row_bytes..][..self.row_bytes]
+    }
+
+    /// Which row of the stored ones this is.
+    fn stored_row(&self, row: usize) -> usize {
+        self.packed.as_ref().map_or(row, |tensor| tensor.stored_row(row))
     }
 
     fn finite(&self, scale: f32, which: impl Fn() -> String) -> Result<f32> {
@@ -239,7 +286,7 @@ impl TernaryTensor {
 
     fn check_row(&self, row: usize, bytes: &[u8]) -> Result<()> {
         let bad = match self.tensor_type {
-            TensorType::I2S | TensorType::I2SArm | TensorType::I2SRows4 => code_three(bytes),
+            TensorType::I2S | TensorType::I2SArm | TensorType::I2SRows4 | TensorType::PackedRows => code_three(bytes),
             // All 256 values of a byte decode to trits.
             TensorType::Tq1_0 => false,
             TensorType::Tq2_0 => any_block::<66>(bytes, |b| code_three(&b[..64])),
