@@ -21,7 +21,7 @@ const RULES: [PreTokenizer; 3] = [PreTokenizer::Llama3, PreTokenizer::Qwen2, Pre
 static TOKENIZERS: LazyLock<Vec<Tokenizer>> = LazyLock::new(|| {
     let model = include_bytes!("../../runtime/tests/data/models/bitnet-relu2/model-i2_s.gguf");
     let model = Gguf::from_bytes(Bytes::from(model.to_vec()), "bitnet-relu2").unwrap();
-    let mut all = vec![Tokenizer::from_gguf(&model).unwrap(), Tokenizer::new(&spm_spec()).unwrap()];
+    let mut all = vec![Tokenizer::from_checkpoint(&model).unwrap(), Tokenizer::new(&spm_spec()).unwrap()];
     all.extend(RULES.map(|rule| Tokenizer::new(&bytes_spec(rule)).unwrap()));
     all
 });
