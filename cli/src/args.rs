@@ -1,6 +1,8 @@
 //! What can be said on the command line.
 
-use crate::commands::{chat::ChatArgs, inspect::InspectArgs, logits::LogitsArgs, run::RunArgs, tokenize::TokenizeArgs};
+use crate::commands::{
+    chat::ChatArgs, inspect::InspectArgs, logits::LogitsArgs, run::RunArgs, synth::SynthArgs, tokenize::TokenizeArgs,
+};
 use crate::failure::{Result, Stop};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::io::{self, IsTerminal, Read};
@@ -73,6 +75,9 @@ Examples:
   tritone inspect model.gguf
   tritone inspect model.gguf --json | jq .sha256\n\n{EXIT_STATUS}"))]
     Inspect(InspectArgs),
+    /// Make a random model of a real shape, to measure speed without a download
+    #[command(after_help = format!("{}\n\n{EXIT_STATUS}", crate::commands::synth::HELP))]
+    Synth(SynthArgs),
     /// Turn text into tokens and back
     #[command(after_help = format!("Examples:
   tritone tokenize -p 'Once upon a time'

@@ -12,6 +12,7 @@ mod linear;
 #[allow(unsafe_code)]
 mod mmap;
 pub mod model;
+pub mod quantize;
 pub mod sampler;
 pub mod session;
 pub mod template;

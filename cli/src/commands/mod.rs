@@ -4,6 +4,7 @@ pub mod chat;
 pub mod inspect;
 pub mod logits;
 pub mod run;
+pub mod synth;
 pub mod tokenize;
 
 use crate::args::{Cli, Command};
@@ -17,6 +18,7 @@ pub fn dispatch(cli: Cli) -> Result<()> {
         Some(Command::Chat(args)) => chat::run(&args),
         Some(Command::Logits(args)) => logits::run(&args),
         Some(Command::Inspect(args)) => inspect::run(&args),
+        Some(Command::Synth(args)) => synth::run(&args),
         Some(Command::Tokenize(args)) => tokenize::run(&args),
     }
 }
