@@ -8,7 +8,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 use std::fs;
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
-use tritone_runtime::gguf::{DataWriter, TensorType, Writer};
+use tritone_runtime::checkpoint::TensorType;
+use tritone_runtime::error::{Error, Place};
+use tritone_runtime::gguf::{DataWriter, Writer};
 use tritone_runtime::quantize::TernaryFormat;
 
 /// Types for ternary weights by name.
@@ -63,6 +65,18 @@ impl From<Embedding> for TensorType {
     }
 }
 
+/// Bytes that are gathered before they are written.
+pub const PIECE: usize = 1 << 20;
+
+/// The refusal of rows that are no whole number of a float type's blocks.
+pub fn too_odd(at: Place, cols: usize, ty: TensorType) -> Stop {
+    Stop::from(Error::Unsupported {
+        at: Box::new(at),
+        what: format!("rows of {cols} weights are no whole number of the blocks of {}", ty.name()),
+        fix: "--embedding f16 takes rows of any length".into(),
+    })
+}
+
 /// A GGUF file being written. Dropped before [`ModelFile::finish`] it leaves nothing behind.
 pub struct ModelFile {
     data: DataWriter<OutputFile>,
@@ -103,6 +117,15 @@ impl ModelFile {
         self.data.write(bytes).map_err(|error| refused(&self.path, error))?;
         if let Some(bar) = &self.bar {
             bar.inc(bytes.len() as u64);
+        }
+        Ok(())
+    }
+
+    /// Writes what has gathered in `out` once it is a piece of a good size.
+    pub fn write_piece(&mut self, out: &mut Vec<u8>) -> Result<()> {
+        if out.len() >= PIECE {
+            self.write(out)?;
+            out.clear();
         }
         Ok(())
     }

@@ -2,8 +2,9 @@
 
 use proptest::prelude::*;
 use std::path::Path;
+use tritone_runtime::checkpoint::{Bytes, TensorType, dequantize_row, t5};
 use tritone_runtime::error::Place;
-use tritone_runtime::gguf::{Bytes, Gguf, TensorType, Writer, dequantize_row};
+use tritone_runtime::gguf::{Gguf, Writer};
 use tritone_runtime::quantize::{ScaleGrid, TernaryEncoder, TernaryFormat, quantize_row};
 
 fn block_vectors(name: &str) -> (Vec<u8>, Vec<f32>) {
@@ -164,4 +165,80 @@ proptest! {
             }
         }
     }
+}
+
+/// A file in memory with one T5 tensor.
+fn t5_file(rows: usize, cols: usize, bytes: &[u8]) -> tritone_runtime::error::Result<Gguf> {
+    let mut writer = Writer::new();
+    writer.align(t5::ALIGNMENT).tensor("x", &[cols, rows], t5::TYPE_ID, bytes.len());
+    let mut out = writer.begin(Vec::new()).unwrap();
+    out.write(bytes).unwrap();
+    Gguf::from_bytes(Bytes::from(out.finish().unwrap()), "memory")
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+    #[test]
+    fn t5_comes_back_and_maps_in_place(
+        rows in 1usize..140,
+        (block, blocks) in prop_oneof![(Just(0usize), 1usize..90), (prop::sample::select(t5::BLOCKS.to_vec()), 1usize..4)],
+        seed in any::<u64>(),
+    ) {
+        // With one scale any number of columns will do.
+        let (cols, grid) = match block {
+            0 => (blocks, ScaleGrid::Tensor),
+            block => (blocks * block, ScaleGrid::Blocks(block)),
+        };
+        let trits: Vec<i8> = bell(rows * cols, seed).iter().map(|x| (x * 1.9).round().clamp(-1.0, 1.0) as i8).collect();
+        let n = grid.per_row(cols);
+        let scales: Vec<f32> = (0..rows * n).map(|i| (i % 2000) as f32 / 1024.0).collect();
+        let bytes = encode(TernaryFormat::T5, cols, grid, &trits, &scales);
+        let gguf = t5_file(rows, cols, &bytes).unwrap();
+        let ternary = gguf.tensor("x").unwrap().ternary().unwrap();
+        ternary.check().unwrap();
+        prop_assert_eq!(ternary.tensor_scale(), (block == 0).then_some(scales[0]));
+        let mut row = vec![9; cols];
+        for (r, expected) in trits.chunks_exact(cols).enumerate() {
+            ternary.row_trits(r, &mut row).unwrap();
+            prop_assert_eq!(&row, expected);
+            for b in 0..ternary.blocks_per_row() {
+                let expected = if block == 0 { scales[0] } else { scales[r * n + b] };
+                prop_assert_eq!(ternary.scale(r, b).unwrap(), expected);
+            }
+        }
+        let packed = ternary.t5().unwrap();
+        prop_assert_eq!(packed.as_ptr() as usize - gguf.data().as_ptr() as usize, gguf.tensor("x").unwrap().offset() as usize + 64);
+    }
+}
+
+#[test]
+fn damaged_t5_tensors_are_refused() {
+    let (rows, cols) = (70, 128);
+    let trits: Vec<i8> = (0..rows * cols).map(|i| (i % 3) as i8 - 1).collect();
+    let sound = encode(TernaryFormat::T5, cols, ScaleGrid::Blocks(64), &trits, &vec![0.5; rows * 2]);
+    let header = t5::Header::new(rows, cols, 64).unwrap();
+    let first = t5::HEADER_BYTES;
+    let counts = first + header.geometry().trailer_offset();
+    // 13 groups of a block; the last has four trits, so 41 is too much for it.
+    let last_group = first + 12 * 64;
+    for (at, byte, says) in [
+        (first, 0x80, "row 0"),
+        (first + 5, 122, "row 5"),
+        (last_group + 3, 41, "row 3"),
+        (counts + 2 * 9, 200, "row 9"),
+        (header.scales_offset() + 1, 0x7e, "row 0"),
+    ] {
+        let mut damaged = sound.clone();
+        damaged[at] = byte;
+        let gguf = t5_file(rows, cols, &damaged).unwrap();
+        let error = gguf.tensor("x").unwrap().ternary().unwrap().check().unwrap_err().to_string();
+        assert!(error.contains(says), "{at}: {error}");
+    }
+    for (at, byte) in [(0, b'x'), (8, 2), (12, 32), (16, 71), (48, 0)] {
+        let mut damaged = sound.clone();
+        damaged[at] = byte;
+        assert!(t5_file(rows, cols, &damaged).is_err(), "{at}");
+    }
+    assert!(t5_file(rows, cols, &sound[..sound.len() - 200]).is_err());
+    assert!(t5_file(rows, cols, &sound[..40]).is_err());
 }

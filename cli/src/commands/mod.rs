@@ -1,6 +1,7 @@
 //! One file per command.
 
 pub mod chat;
+pub mod convert;
 pub mod inspect;
 pub mod logits;
 pub mod run;
@@ -16,6 +17,7 @@ pub fn dispatch(cli: Cli) -> Result<()> {
         None => run::run(&cli.run),
         Some(Command::Run(args)) => run::run(&args),
         Some(Command::Chat(args)) => chat::run(&args),
+        Some(Command::Convert(args)) => convert::run(&args),
         Some(Command::Logits(args)) => logits::run(&args),
         Some(Command::Inspect(args)) => inspect::run(&args),
         Some(Command::Synth(args)) => synth::run(&args),

@@ -59,7 +59,8 @@ pub fn dequantize_row(ty: TensorType, bytes: &[u8], out: &mut [f32]) {
         | TensorType::I2SRows4
         | TensorType::Q2_0
         | TensorType::Q2_0G128
-        | TensorType::Pq2_0 => panic!("{} is ternary", ty.name()),
+        | TensorType::Pq2_0
+        | TensorType::T5 => panic!("{} is ternary", ty.name()),
     }
 }
 

@@ -30,6 +30,8 @@ pub enum TensorType {
     Q2_0G128,
     /// 128 weights in 34 bytes.
     Pq2_0,
+    /// Tritone's own: five trits in a byte, 64 rows interleaved, see [`super::t5`].
+    T5,
 }
 
 /// Bytes after the packed weights of an I2_S tensor; the first four are the scale.
@@ -53,6 +55,7 @@ impl TensorType {
             Self::I2S | Self::I2SArm | Self::I2SRows4 => 36,
             Self::Q2_0 | Self::Q2_0G128 => 42,
             Self::Pq2_0 => 142,
+            Self::T5 => super::t5::TYPE_ID,
         }
     }
 
@@ -76,13 +79,14 @@ impl TensorType {
             Self::Q2_0 => "Q2_0",
             Self::Q2_0G128 => "Q2_0 (groups of 128)",
             Self::Pq2_0 => "PQ2_0",
+            Self::T5 => "T5",
         }
     }
 
-    /// Weights in one block. Rows are whole numbers of blocks.
+    /// Weights in one block. Rows are whole numbers of blocks. 1 for T5, whose header has the block.
     pub fn block_weights(self) -> usize {
         match self {
-            Self::F32 | Self::F16 | Self::BF16 => 1,
+            Self::F32 | Self::F16 | Self::BF16 | Self::T5 => 1,
             Self::Q4_0 | Self::Q5_0 | Self::Q8_0 => 32,
             Self::Q2_0 | Self::I2SArm => 64,
             Self::I2S | Self::Q2_0G128 | Self::Pq2_0 => 128,
@@ -92,7 +96,7 @@ impl TensorType {
         }
     }
 
-    /// Bytes of one block.
+    /// Bytes of one block; 0 for T5, which has no bytes of one row alone.
     pub fn block_bytes(self) -> usize {
         match self {
             Self::F32 => 4,
@@ -108,13 +112,16 @@ impl TensorType {
             Self::Q4K => 144,
             Self::Q5K => 176,
             Self::Q6K => 210,
+            // The rows of a tile share the bytes.
+            Self::T5 => 0,
         }
     }
 
     /// Whether every weight is -1, 0 or +1 times a scale. Q2_0 can also hold +2, which
     /// [`super::TernaryTensor`] refuses when it meets one.
     pub fn is_ternary(self) -> bool {
-        self.is_i2s() || matches!(self, Self::Tq1_0 | Self::Tq2_0 | Self::Q2_0 | Self::Q2_0G128 | Self::Pq2_0)
+        self.is_i2s()
+            || matches!(self, Self::Tq1_0 | Self::Tq2_0 | Self::Q2_0 | Self::Q2_0G128 | Self::Pq2_0 | Self::T5)
     }
 
     /// Whether this is I2_S in one of its layouts.
@@ -123,16 +130,17 @@ impl TensorType {
     }
 
     /// Bytes of one row of `cols` weights, or nothing if `cols` is no whole number of
-    /// blocks or the size overflows.
+    /// blocks or the size overflows, or if the type is T5.
     pub fn row_bytes(self, cols: usize) -> Option<usize> {
-        if !cols.is_multiple_of(self.block_weights()) {
+        if self == Self::T5 || !cols.is_multiple_of(self.block_weights()) {
             return None;
         }
         (cols / self.block_weights()).checked_mul(self.block_bytes())
     }
 
     /// Bytes of a tensor of `rows` times `cols` weights, with the trailer of I2_S. Nothing if
-    /// `cols` is no whole number of blocks or the size overflows.
+    /// `cols` is no whole number of blocks or the size overflows, or if the type is T5, whose header
+    /// gives the size.
     pub fn tensor_bytes(self, rows: usize, cols: usize) -> Option<usize> {
         let packed = self.row_bytes(cols)?.checked_mul(rows)?;
         match self {

@@ -9,15 +9,19 @@
 //! | TQ2_0 | 256 | f16 at byte 64 | per half: bits `2n`, `2n+1` of byte `m` are weight `m + 32n` |
 //! | Q2_0 | 64 or 128 | f16 at byte 0 | four a byte, in order, low bits first |
 //! | PQ2_0 | 128 | f16 at byte 0 | as Q2_0 |
+//! | T5 | any | one f32, or f16 for 64, 128 or 256, after the weights | five trits a byte, 64 rows interleaved, see [`super::t5`] |
 //!
 //! Two-bit codes are the trit plus one. Code 3 is no trit: it is found by `code & code >> 1` over
 //! whole rows, without a branch per weight, and refused.
 
 use super::dequant::half_at;
+use super::t5;
 use super::tensor::Tensor;
 use super::tensor_type::{I2S_TRAILER, TensorType};
 use crate::error::{Error, Place, Result};
 use crate::mmap::ByteView;
+use std::ops::Range;
+use tritone_kernels::format::t5::TILE_ROWS;
 
 const DAMAGED: &str = "the file is damaged or in another layout, download it again";
 
@@ -30,8 +34,10 @@ pub struct TernaryTensor {
     /// Bytes of packed weights of a row, scales included.
     row_bytes: usize,
     data: ByteView,
-    /// The scale of an I2_S tensor.
+    /// The scale of an I2_S tensor, or of a T5 tensor with one scale.
     scale: f32,
+    /// The header of a T5 tensor.
+    t5: Option<t5::Header>,
     place: Place,
 }
 
@@ -46,13 +52,25 @@ impl TernaryTensor {
             });
         }
         let (rows, cols) = (tensor.rows(), tensor.cols());
+        let t5 = match tensor_type {
+            TensorType::T5 => Some(t5::Header::read(tensor.data(), rows, cols).map_err(|what| Error::Malformed {
+                at: Box::new(tensor.place()),
+                what,
+                fix: DAMAGED,
+            })?),
+            _ => None,
+        };
         let mut ternary = Self {
             tensor_type,
             rows,
             cols,
-            row_bytes: tensor_type.row_bytes(cols).expect("checked when the file was opened"),
+            row_bytes: match t5 {
+                Some(_) => 0,
+                None => tensor_type.row_bytes(cols).expect("checked when the file was opened"),
+            },
             data: tensor.data().clone(),
             scale: 0.0,
+            t5,
             place: tensor.place(),
         };
         if tensor_type == TensorType::I2SRows4 && !rows.is_multiple_of(4) {
@@ -62,9 +80,12 @@ impl TernaryTensor {
                 fix: "choose another --i2s-layout".into(),
             });
         }
-        if tensor_type.is_i2s() {
-            let at = ternary.data.len() - I2S_TRAILER;
-            let bytes = ternary.data[at..].first_chunk().expect("the trailer");
+        if ternary.has_one_scale() {
+            let at = match t5 {
+                Some(header) => header.scales_offset(),
+                None => ternary.data.len() - I2S_TRAILER,
+            };
+            let bytes = ternary.data[at..].first_chunk().expect("the scale");
             ternary.scale = ternary.finite(f32::from_le_bytes(*bytes), || "of the tensor".into())?;
         }
         Ok(ternary)
@@ -85,11 +106,12 @@ impl TernaryTensor {
         self.cols
     }
 
-    /// Weights of a row that share a scale; the whole row for I2_S.
+    /// Weights of a row that share a scale; the whole row if the tensor has one scale.
     pub fn block(&self) -> usize {
-        match self.tensor_type {
-            ty if ty.is_i2s() => self.cols,
-            other => other.block_weights(),
+        match (self.t5, self.tensor_type) {
+            (Some(header), _) => header.geometry().block,
+            (None, ty) if ty.is_i2s() => self.cols,
+            (None, other) => other.block_weights(),
         }
     }
 
@@ -98,9 +120,20 @@ impl TernaryTensor {
         self.cols / self.block()
     }
 
-    /// The one scale of an I2_S tensor, a multiplier; nothing for types with scales per block.
+    /// The one scale of an I2_S tensor, or of a T5 tensor that has one, a multiplier; nothing for
+    /// tensors with scales per block.
     pub fn tensor_scale(&self) -> Option<f32> {
-        self.tensor_type.is_i2s().then_some(self.scale)
+        self.has_one_scale().then_some(self.scale)
+    }
+
+    fn has_one_scale(&self) -> bool {
+        self.tensor_type.is_i2s() || self.t5.is_some_and(|header| header.block() == 0)
+    }
+
+    /// The packed weights of a T5 tensor without header and scales, as the kernels read them in
+    /// place. They are not checked, see [`TernaryTensor::check`].
+    pub fn t5(&self) -> Option<ByteView> {
+        self.data.view(t5::HEADER_BYTES..self.t5?.scales_offset())
     }
 
     /// The packed weights of an I2_S tensor in the published layout, without its scale:
@@ -123,6 +156,11 @@ impl TernaryTensor {
     /// If there is no such row or `out` has another length.
     pub fn row_trits(&self, row: usize, out: &mut [i8]) -> Result<()> {
         assert_eq!(out.len(), self.cols);
+        if let Some(header) = self.t5 {
+            self.check_t5(&header, row / TILE_ROWS, row % TILE_ROWS..row % TILE_ROWS + 1)?;
+            header.geometry().unpack_row(self.t5_packed(&header), row, out);
+            return Ok(());
+        }
         let bytes = self.row(row);
         self.check_row(row, bytes)?;
         match self.tensor_type {
@@ -150,6 +188,11 @@ impl TernaryTensor {
         assert!(block < self.blocks_per_row());
         if let Some(scale) = self.tensor_scale() {
             return Ok(scale);
+        }
+        if let Some(header) = self.t5 {
+            assert!(row < self.rows);
+            let at = header.scales_offset() + 2 * (row * self.blocks_per_row() + block);
+            return self.finite(half_at(&self.data, at), || format!("of row {row}, block {block}"));
         }
         let size = self.tensor_type.block_bytes();
         let bytes = &self.row(row)[block * size..][..size];
@@ -185,14 +228,21 @@ impl TernaryTensor {
     }
 
     /// Reads everything once and refuses the tensor if a code is no trit or a scale is not
-    /// finite: what `row_trits` and `scale` check, for users of [`TernaryTensor::i2s`].
+    /// finite: what `row_trits` and `scale` check, for users of [`TernaryTensor::i2s`] and
+    /// [`TernaryTensor::t5`].
     ///
     /// # Errors
     ///
     /// `Malformed`, naming the first bad row.
     pub fn check(&self) -> Result<()> {
         for row in 0..self.rows {
-            self.check_row(row, self.row(row))?;
+            match self.t5 {
+                Some(header) if row.is_multiple_of(TILE_ROWS) => {
+                    self.check_t5(&header, row / TILE_ROWS, 0..TILE_ROWS)?;
+                }
+                Some(_) => {}
+                None => self.check_row(row, self.row(row))?,
+            }
             if self.tensor_scale().is_none() {
                 for block in 0..self.blocks_per_row() {
                     self.scale(row, block)?;
@@ -224,6 +274,18 @@ impl TernaryTensor {
             return &self.data[row / 4 * self.cols..][..self.cols];
         }
         &self.data[row * self.row_bytes..][..self.row_bytes]
+    }
+
+    fn t5_packed(&self, header: &t5::Header) -> &[u8] {
+        &self.data[t5::HEADER_BYTES..header.scales_offset()]
+    }
+
+    fn check_t5(&self, header: &t5::Header, tile: usize, rows: Range<usize>) -> Result<()> {
+        header.check(self.t5_packed(header), tile, rows).map_err(|(row, what)| Error::Malformed {
+            at: Box::new(self.place.clone()),
+            what: format!("row {row} {what}"),
+            fix: DAMAGED,
+        })
     }
 
     fn finite(&self, scale: f32, which: impl Fn() -> String) -> Result<f32> {

@@ -1,7 +1,7 @@
 //! Floats to F32, F16, Q8_0 and Q6_K.
 
 use super::q6_k;
-use crate::gguf::TensorType;
+use crate::checkpoint::TensorType;
 use half::f16;
 
 /// Appends a row, or any whole number of blocks, as `ty`. Values are finite; what half precision

@@ -1,4 +1,4 @@
-//! Writes tensors: trits and scales as I2_S, TQ1_0, TQ2_0 and [`t5`], floats as F16, Q8_0 and Q6_K.
+//! Writes tensors: trits and scales as I2_S, TQ1_0, TQ2_0 and [`t5`](crate::checkpoint::t5), floats as F16, Q8_0 and Q6_K.
 //!
 //! A [`TernaryEncoder`] takes a matrix row by row and hands out its bytes as they become final, so
 //! a tensor never lies in memory as a whole. Nothing is rounded in secret: a scale that the target
@@ -22,14 +22,15 @@
 
 mod float;
 mod q6_k;
-pub mod t5;
 mod ternary;
+mod tiles;
 
 pub use float::quantize_row;
 
+use crate::checkpoint::t5;
 use crate::error::{Error, Place, Result};
 use half::f16;
-use t5::TileWriter;
+use tiles::TileWriter;
 
 /// Bytes after the packed weights of an I2_S tensor.
 const I2S_TRAILER: usize = 32;
@@ -43,7 +44,7 @@ pub enum TernaryFormat {
     Tq1_0,
     /// 256 weights in 66 bytes, a half-precision scale for each block.
     Tq2_0,
-    /// Five trits a byte as the kernels read them, see [`t5`].
+    /// Five trits a byte as the kernels read them, see [`crate::checkpoint::t5`].
     T5,
 }
 

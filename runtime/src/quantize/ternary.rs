@@ -1,5 +1,5 @@
 //! The packings of I2_S, TQ1_0 and TQ2_0; the layouts are described at the reader,
-//! [`TernaryTensor`](crate::gguf::TernaryTensor). Sources: the I2_S quantiser of bitnet.cpp (x86) and the
+//! [`TernaryTensor`](crate::checkpoint::TernaryTensor). Sources: the I2_S quantiser of bitnet.cpp (x86) and the
 //! TQ types of ggml, whose bytes the tests compare.
 
 use half::f16;

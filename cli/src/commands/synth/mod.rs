@@ -7,16 +7,17 @@ mod weights;
 
 use crate::failure::{Result, Stop};
 use crate::interrupt;
-use crate::model_file::{Embedding, ModelFile, Ternary};
+use crate::model_file::{Embedding, ModelFile, PIECE, Ternary, too_odd};
 use crate::output::{emit, note};
 use clap::Args;
 use serde_json::json;
 use shape::Shape;
 use std::path::PathBuf;
 use std::time::Instant;
+use tritone_runtime::checkpoint::{TensorType, Value};
 use tritone_runtime::config::Activation;
-use tritone_runtime::error::{Error, Place};
-use tritone_runtime::gguf::{TensorType, Value, Writer};
+use tritone_runtime::error::Place;
+use tritone_runtime::gguf::Writer;
 use tritone_runtime::quantize::{ScaleGrid, TernaryEncoder, TernaryFormat, quantize_row};
 use weights::{Content, Spec, Weights};
 
@@ -210,18 +211,11 @@ impl Synth<'_> {
         };
         match ty.tensor_bytes(spec.rows, spec.cols) {
             Some(len) => Ok((ty.id(), len)),
-            None => Err(Error::Unsupported {
-                at: Box::new(Place::default().tensor(&spec.name)),
-                what: format!("rows of {} weights are no whole number of the blocks of {}", spec.cols, ty.name()),
-                fix: "--embedding f16 takes rows of any length".into(),
-            }
-            .into()),
+            None => Err(too_odd(Place::default().tensor(&spec.name), spec.cols, ty)),
         }
     }
 
     fn write(&self, tensor: usize, file: &mut ModelFile) -> Result<()> {
-        /// Pieces of about this many bytes are written.
-        const PIECE: usize = 1 << 20;
         let spec = &self.weights.specs[tensor];
         let mut out = Vec::with_capacity(2 * PIECE);
         if let Some(ty) = self.float_type(spec) {
@@ -232,9 +226,9 @@ impl Synth<'_> {
                     _ => self.weights.embedding_row(&spec.content, row, &mut values),
                 }
                 quantize_row(ty, &values, &mut out);
-                flush(&mut out, PIECE, file)?;
+                file.write_piece(&mut out)?;
             }
-            return flush(&mut out, 0, file);
+            return file.write(&out);
         }
         let mut encoder = self.encoder(spec)?;
         let mut trits = vec![0; spec.cols];
@@ -255,18 +249,9 @@ impl Synth<'_> {
                 ScaleGrid::Blocks(_) => self.weights.block_scales(tensor, row, scale, &mut scales),
             }
             encoder.push_row(&trits, &scales, &mut out)?;
-            flush(&mut out, PIECE, file)?;
+            file.write_piece(&mut out)?;
         }
         encoder.finish(&mut out);
-        flush(&mut out, 0, file)
+        file.write(&out)
     }
-}
-
-/// Writes what has gathered once it is more than `most`.
-fn flush(out: &mut Vec<u8>, most: usize, file: &mut ModelFile) -> Result<()> {
-    if out.len() > most {
-        file.write(out)?;
-        out.clear();
-    }
-    Ok(())
 }

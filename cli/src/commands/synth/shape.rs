@@ -40,9 +40,6 @@ pub struct Shape {
     pub family: Family,
 }
 
-/// Names that `--shape` knows.
-pub const NAMES: [&str; 4] = ["bitnet-2b-4t", "bonsai-8b", "llama3-8b", "story"];
-
 /// A config of a real model has a few KB.
 const MAX_FILE: u64 = 1 << 20;
 
@@ -229,7 +226,7 @@ mod tests {
 
     #[test]
     fn named_shapes_hold_together() {
-        for name in NAMES {
+        for name in ["bitnet-2b-4t", "bonsai-8b", "llama3-8b", "story"] {
             Shape::find(name).unwrap().check().unwrap();
         }
         assert!(Shape::find("gpt-5").is_err());

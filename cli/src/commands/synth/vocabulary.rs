@@ -4,7 +4,8 @@
 use super::random::Random;
 use super::shape::{Family, Shape};
 use std::collections::HashSet;
-use tritone_runtime::gguf::{Array, Value, Writer};
+use tritone_runtime::checkpoint::{Array, Value};
+use tritone_runtime::gguf::Writer;
 
 const NORMAL: i32 = 1;
 const CONTROL: i32 = 3;

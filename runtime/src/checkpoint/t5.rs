@@ -5,8 +5,8 @@
 //! ([`tritone_kernels::format`], layout T5) and the scales: one f32 for the tensor, or
 //! one half-precision number for each block, in the order `[row][block]`.
 
-use half::f16;
-use tritone_kernels::format::{Geometry, Layout};
+use std::ops::Range;
+use tritone_kernels::format::{Geometry, Layout, t5};
 
 /// The tensor type's number in GGUF: `"T5"` in ASCII.
 pub const TYPE_ID: u32 = 0x5435;
@@ -114,74 +114,45 @@ impl Header {
     pub fn tensor_bytes(&self) -> usize {
         self.scales_offset() + self.scales_bytes()
     }
-}
 
-/// Collects rows until a tile is full.
-#[derive(Debug)]
-pub(super) struct TileWriter {
-    header: Header,
-    /// The tile's trits; rows not yet given are zeros.
-    trits: Vec<i8>,
-    rows_in_tile: usize,
-    started: bool,
-    body: Vec<u8>,
-    /// The trailers of the tiles so far.
-    trailers: Vec<u8>,
-    /// Scales of blocks so far.
-    scales: Vec<u8>,
-}
-
-impl TileWriter {
-    pub(super) fn new(header: Header) -> TileWriter {
-        let geometry = header.geometry;
-        TileWriter {
-            header,
-            trits: vec![0; geometry.tile_rows() * geometry.cols],
-            rows_in_tile: 0,
-            started: false,
-            body: vec![0; geometry.tile_bytes()],
-            trailers: Vec::new(),
-            scales: Vec::new(),
+    /// Checks some rows of a tile of the packed matrix `packed`: every byte is one that packing
+    /// writes, padding trits are 0, and the negative groups are counted right.
+    ///
+    /// # Errors
+    /// The first row that is wrong in the first wrong block, and what is wrong.
+    ///
+    /// # Panics
+    /// There is no such tile, or `packed` has another length.
+    pub(crate) fn check(&self, packed: &[u8], tile: usize, rows: Range<usize>) -> Result<(), (usize, &'static str)> {
+        let geometry = &self.geometry;
+        assert_eq!(packed.len(), geometry.data_len(), "a whole packed matrix");
+        let groups = geometry.groups();
+        // The last group's trits that exist are worth no more than this; others would add 3^k.
+        let left = geometry.block - (groups - 1) * t5::GROUP;
+        let most_of_last = ((3_u32.pow(left as u32) - 1) / 2) as u8;
+        for block in tile * geometry.n_blocks()..(tile + 1) * geometry.n_blocks() {
+            let bytes = &packed[block * geometry.tile_block_bytes()..][..geometry.tile_block_bytes()];
+            let mut bad = [false; t5::TILE_ROWS];
+            let mut negative = [0_u16; t5::TILE_ROWS];
+            for (group, line) in bytes.as_chunks::<{ t5::TILE_ROWS }>().0.iter().enumerate() {
+                let most = if group + 1 == groups { most_of_last } else { t5::MAX_VALUE };
+                let lanes = line[rows.clone()].iter().zip(&mut bad[rows.clone()]).zip(&mut negative[rows.clone()]);
+                for ((&byte, bad), negative) in lanes {
+                    *bad |= (byte & 0x7f > most) | (byte == 0x80);
+                    *negative += u16::from(byte >> 7);
+                }
+            }
+            let counts = packed[geometry.trailer_offset() + block * t5::TILE_ROWS * 2..].as_chunks().0;
+            for row in rows.clone() {
+                if bad[row] {
+                    return Err((tile * t5::TILE_ROWS + row, "holds a byte that stands for no five trits"));
+                }
+                if negative[row] != u16::from_le_bytes(counts[row]) {
+                    return Err((tile * t5::TILE_ROWS + row, "has a wrong count of negative groups"));
+                }
+            }
         }
-    }
-
-    pub(super) fn header(&self) -> &Header {
-        &self.header
-    }
-
-    pub(super) fn push_row(&mut self, trits: &[i8], scales: &[f16], out: &mut Vec<u8>) {
-        if !self.started {
-            out.extend(self.header.to_bytes());
-            self.started = true;
-        }
-        self.trits[self.rows_in_tile * trits.len()..][..trits.len()].copy_from_slice(trits);
-        self.scales.extend(scales.iter().flat_map(|scale| scale.to_le_bytes()));
-        self.rows_in_tile += 1;
-        if self.rows_in_tile == self.header.geometry.tile_rows() {
-            self.end_tile(out);
-        }
-    }
-
-    fn end_tile(&mut self, out: &mut Vec<u8>) {
-        let trailer = self.trailers.len();
-        self.trailers.resize(trailer + self.header.geometry.tile_trailer_bytes(), 0);
-        self.header.geometry.pack_tile(&self.trits, &mut self.body, &mut self.trailers[trailer..]);
-        out.extend_from_slice(&self.body);
-        self.trits.fill(0);
-        self.rows_in_tile = 0;
-    }
-
-    /// `scale` is the tensor's, if it has one.
-    pub(super) fn finish(mut self, scale: f32, out: &mut Vec<u8>) {
-        if self.rows_in_tile > 0 {
-            self.end_tile(out);
-        }
-        out.extend_from_slice(&self.trailers);
-        if self.header.block == 0 {
-            out.extend(scale.to_le_bytes());
-        } else {
-            out.extend_from_slice(&self.scales);
-        }
+        Ok(())
     }
 }
 
