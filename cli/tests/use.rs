@@ -1,0 +1,104 @@
+//! The command as people and programs use it: JSON, pipes, a conversation, Ctrl-C.
+#![cfg(feature = "embedded-model")]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Child, Command, Output, Stdio};
+
+fn start(args: &[&str]) -> Child {
+    Command::new(env!("CARGO_BIN_EXE_tritone"))
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+fn with_input(args: &[&str], input: &str) -> Output {
+    let mut child = start(args);
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+#[test]
+fn without_arguments_it_tells_a_story() {
+    let output = with_input(&["-s", "3", "--json", "--ignore-eos", "-n", "220"], "");
+    assert!(output.status.success());
+    assert!(text(&output.stdout).lines().count() > 200);
+}
+
+#[test]
+fn json_has_an_object_per_token_and_a_summary() {
+    let output = with_input(&["run", "-p", "The old king", "-n", "12", "--temp", "0", "--json", "--ignore-eos"], "");
+    assert!(output.status.success());
+    let lines: Vec<serde_json::Value> =
+        text(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let (summary, tokens) = lines.split_last().unwrap();
+    let generated: String = tokens.iter().map(|token| token["text"].as_str().unwrap()).collect();
+    assert!(tokens.iter().all(|token| token["type"] == "token" && token["logprob"].as_f64().unwrap() <= 0.0));
+    assert_eq!(summary["type"], "summary");
+    assert_eq!(summary["finish"], "max-tokens");
+    assert_eq!(summary["generated_tokens"], 12);
+
+    let plain = with_input(&["run", "-p", "The old king", "-n", "12", "--temp", "0", "--ignore-eos"], "");
+    assert_eq!(text(&plain.stdout), format!("The old king{generated}\n"));
+    let speed = text(&plain.stderr);
+    assert_eq!(speed.lines().count(), 1);
+    assert!(speed.contains("tokens/s") && speed.contains("gemv-"), "{speed}");
+}
+
+#[test]
+fn a_reader_who_has_enough_ends_it_quietly() {
+    let mut child = start(&["run", "-p", "Once", "--ignore-eos", "-n", "400"]);
+    let mut first = [0; 4];
+    child.stdout.take().unwrap().read_exact(&mut first).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success());
+    assert!(!text(&output.stderr).contains("error"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn a_conversation_through_pipes() {
+    let args = ["chat", "-q", "-n", "8", "--temp", "0", "-t", "1"];
+    let one = with_input(&args, "Who is there?\n");
+    assert!(one.status.success(), "{}", text(&one.stderr));
+    let answer = text(&one.stdout);
+    assert!(!answer.trim().is_empty());
+    // A tenth turn works as well, and a cleared conversation starts as the first did.
+    let turns = "And then?\n".repeat(9);
+    let many = with_input(&args, &format!("Who is there?\n{turns}/clear\nWho is there?\n/nonsense\n/exit\nnot read\n"));
+    assert!(many.status.success(), "{}", text(&many.stderr));
+    assert!(text(&many.stdout).starts_with(answer));
+    assert!(text(&many.stdout).ends_with(answer));
+    assert!(text(&many.stderr).contains("/nonsense"));
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_stops_a_story_with_its_own_status() {
+    let mut child = start(&["run", "-p", "Once", "--json", "--ignore-eos", "-t", "1", "--isa", "scalar"]);
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    lines.next().unwrap().unwrap();
+    let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(killed.success());
+    let last = lines.map(|line| line.unwrap()).last().unwrap();
+    let summary: serde_json::Value = serde_json::from_str(&last).unwrap();
+    assert_eq!((&summary["type"], &summary["finish"]), (&"summary".into(), &"interrupted".into()));
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+}
+
+#[test]
+fn hash_and_tokens() {
+    let args = ["logits", "-p", "Once upon a time", "--hash"];
+    let (one, two) = (with_input(&args, ""), with_input(&args, ""));
+    assert!(one.status.success());
+    assert_eq!(one.stdout, two.stdout);
+    let ids = with_input(&["tokenize", "--ids", "-p", "Once upon a time"], "");
+    let ids: Vec<&str> = text(&ids.stdout).split_whitespace().collect();
+    let back = with_input(&["tokenize", "--decode", &ids.join(",")], "");
+    assert!(text(&back.stdout).contains("Once upon a time"), "{}", text(&back.stdout));
+}
