@@ -35,7 +35,7 @@ pub(super) fn encode(block: &[f32; 256], out: &mut Vec<u8>) {
             let scale_code = (near + step).clamp(-128.0, 127.0) as i8;
             let step = d * f32::from(scale_code);
             let quantised = round_group(group, if step == 0.0 { 0.0 } else { 1.0 / step });
-            let error = group.iter().zip(&quantised).fold(0.0, |sum, (x, q)| sum + (x - q * step) * (x - q * step));
+            let error = sum(|i| (group[i] - quantised[i] * step) * (group[i] - quantised[i] * step));
             if error < least {
                 least = error;
                 scale_codes[g] = scale_code;
@@ -68,7 +68,7 @@ fn best_scale(group: &[f32; GROUP]) -> f32 {
     let (mut best, mut most) = (0.0, 0.0);
     for end in ENDS {
         let codes = round_group(group, -end / extreme);
-        let (xq, qq) = group.iter().zip(&codes).fold((0.0, 0.0), |(xq, qq), (x, q)| (xq + x * q, qq + q * q));
+        let (xq, qq) = (sum(|i| group[i] * codes[i]), sum(|i| codes[i] * codes[i]));
         // The squared error is sum(x x) - xq^2 / qq.
         if qq > 0.0 && xq * xq / qq > most {
             most = xq * xq / qq;
@@ -76,6 +76,15 @@ fn best_scale(group: &[f32; GROUP]) -> f32 {
         }
     }
     best
+}
+
+/// A sum over a group in four lanes, so that it need not wait for each addition.
+fn sum(term: impl Fn(usize) -> f32) -> f32 {
+    let mut lanes = [0.0; 4];
+    for i in 0..GROUP {
+        lanes[i % 4] += term(i);
+    }
+    (lanes[0] + lanes[2]) + (lanes[1] + lanes[3])
 }
 
 /// The codes of a group as floats.
