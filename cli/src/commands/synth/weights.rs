@@ -216,9 +216,11 @@ impl Weights {
         let mut common = vec![0; out.len()];
         self.random(usize::MAX, token / GROUP).trits(self.zeros, &mut common);
         own.trits(self.zeros, out);
-        for (trit, common) in out.iter_mut().zip(common) {
-            if own.uniform() < COMMON {
-                *trit = common;
+        // A byte of random bits for each trit is below this as often as the trit is to be common.
+        const BELOW: u8 = (COMMON * 256.0) as u8;
+        for (trits, common) in out.chunks_mut(8).zip(common.chunks(8)) {
+            for ((trit, common), byte) in trits.iter_mut().zip(common).zip(own.next().to_le_bytes()) {
+                *trit = if byte < BELOW { *common } else { *trit };
             }
         }
     }
@@ -338,5 +340,22 @@ mod tests {
         assert_eq!(a, b);
         weights.embedding_row(&Content::Head, 0, &mut b);
         assert_ne!(a, b);
+    }
+
+    #[test]
+    fn ternary_embeddings_of_a_group_are_alike() {
+        let mut shape = Shape::find("story").unwrap();
+        shape.hidden = 4096;
+        let weights = Weights::plan(&shape, 0, 0.42, 0.15).unwrap();
+        let row = |token| {
+            let mut trits = vec![9; 4096];
+            weights.embedding_trits(&Content::Embedding, token, &mut trits);
+            trits
+        };
+        let same = |a: Vec<i8>, b: Vec<i8>| a.iter().zip(&b).filter(|(a, b)| a == b).count() as f64 / 4096.0;
+        // Trits drawn alone agree with the probability 0.42^2 + 2 * 0.29^2; 0.36 of all are common.
+        let alone = 0.42 * 0.42 + 2.0 * 0.29 * 0.29;
+        assert!((same(row(32), row(33)) - (0.36 + 0.64 * alone)).abs() < 0.04);
+        assert!((same(row(32), row(64)) - alone).abs() < 0.04);
     }
 }
