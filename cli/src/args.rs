@@ -1,6 +1,9 @@
 //! What can be said on the command line.
 
-use crate::commands::{chat::ChatArgs, inspect::InspectArgs, logits::LogitsArgs, run::RunArgs, tokenize::TokenizeArgs};
+use crate::commands::{
+    chat::ChatArgs, convert::ConvertArgs, inspect::InspectArgs, logits::LogitsArgs, run::RunArgs, synth::SynthArgs,
+    tokenize::TokenizeArgs,
+};
 use crate::failure::{Result, Stop};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::io::{self, IsTerminal, Read};
@@ -75,6 +78,15 @@ Examples:
   tritone inspect model.gguf
   tritone inspect model.gguf --json | jq .sha256\n\n{EXIT_STATUS}"))]
     Inspect(InspectArgs),
+    /// Write a model in another tensor type
+    #[command(after_help = format!("Examples:
+  tritone convert model.gguf model-t5.gguf --to t5
+  tritone convert model.gguf small.gguf --to tq1_0 --embedding q6_k
+  tritone convert folder model.gguf\n\n{EXIT_STATUS}"))]
+    Convert(ConvertArgs),
+    /// Make a random model of a real shape, to measure speed without a download
+    #[command(after_help = format!("{}\n\n{EXIT_STATUS}", crate::commands::synth::HELP))]
+    Synth(SynthArgs),
     /// Turn text into tokens and back
     #[command(after_help = format!("Examples:
   tritone tokenize -p 'Once upon a time'

@@ -6,6 +6,7 @@ mod commands;
 mod failure;
 mod interrupt;
 mod load;
+mod model_file;
 mod output;
 
 use clap::Parser;

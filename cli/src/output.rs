@@ -114,7 +114,18 @@ impl Drop for OutputFile {
     }
 }
 
-fn refused(path: &Path, error: io::Error) -> Stop {
+impl Write for OutputFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.out.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+/// Why `path` could not be written.
+pub fn refused(path: &Path, error: io::Error) -> Stop {
     let fix = match error.kind() {
         io::ErrorKind::StorageFull => "; free some space or write elsewhere",
         io::ErrorKind::NotFound => "; make the folder first",

@@ -1,6 +1,6 @@
 //! The shape and the rules of a model, read from a checkpoint.
 
-use crate::checkpoint::{Checkpoint, Ternarise};
+use crate::checkpoint::{Checkpoint, Value};
 use crate::error::{Error, Place, Result, shown};
 use std::fmt;
 
@@ -66,6 +66,10 @@ pub enum RopeStyle {
     Interleaved,
 }
 
+/// The metadata key with which a converted file says `token` if its activations have one scale
+/// for a token although its weights have scales for blocks.
+pub const ACTIVATIONS_KEY: &str = "tritone.activations";
+
 /// How activations are scaled to int8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ActivationScales {
@@ -81,11 +85,10 @@ impl ActivationScales {
     #[must_use]
     pub fn expected(checkpoint: &Checkpoint, config: &Config) -> ActivationScales {
         let trained_as_bitnet = matches!(config.architecture, Architecture::BitnetB158 | Architecture::Bitnet);
-        let one_scale = checkpoint.tensors().iter().any(|tensor| {
-            let bitnet = matches!(tensor.ternarise(), Some(Ternarise::Packed { .. } | Ternarise::AbsMean));
-            bitnet || tensor.tensor_type().is_i2s()
-        });
-        if trained_as_bitnet || one_scale { ActivationScales::Token } else { ActivationScales::Block }
+        let one_scale = checkpoint.tensors().iter().any(|tensor| tensor.has_one_scale());
+        // A conversion from such a model to a type with scales for blocks says so.
+        let said = matches!(checkpoint.value(ACTIVATIONS_KEY), Some(Value::String(by)) if by == "token");
+        if trained_as_bitnet || one_scale || said { ActivationScales::Token } else { ActivationScales::Block }
     }
 }
 

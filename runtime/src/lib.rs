@@ -13,6 +13,7 @@ mod linear;
 #[allow(unsafe_code)]
 mod mmap;
 pub mod model;
+pub mod quantize;
 pub mod safetensors;
 pub mod sampler;
 pub mod session;

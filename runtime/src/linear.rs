@@ -90,7 +90,7 @@ fn operation(n_vectors: usize) -> Operation {
 /// How to load matrices.
 pub(crate) struct LinearOptions<'a> {
     pub(crate) isa: tritone_kernels::isa::Isa,
-    /// `None`: I2_S in place, everything else in the layout that this processor prefers.
+    /// `None`: I2_S and T5 in place, everything else in the layout that this processor prefers.
     pub(crate) layout: Option<Layout>,
     /// A GEMV kernel by name, for the matrices of its layout.
     pub(crate) kernel: Option<&'static tritone_kernels::kernel::Kernel>,
@@ -106,9 +106,12 @@ impl Linear {
     pub(crate) fn load(tensor: &Tensor, rows: usize, cols: usize, options: &mut LinearOptions) -> Result<Linear> {
         tensor.expect_dims(&[cols, rows])?;
         let ternary = tensor.ternary()?;
-        let in_place = ternary.i2s().filter(|_| options.layout.is_none_or(|layout| layout == Layout::I2S));
+        let in_place = [(Layout::I2S, ternary.i2s()), (Layout::T5, ternary.t5())]
+            .into_iter()
+            .find_map(|(layout, bytes)| Some((layout, bytes?)))
+            .filter(|&(layout, _)| options.layout.is_none_or(|wanted| wanted == layout));
         let layout = match (&in_place, options.layout) {
-            (Some(_), _) => Layout::I2S,
+            (Some((layout, _)), _) => *layout,
             (None, Some(layout)) if layout != Layout::I2S || ternary.tensor_scale().is_some() => layout,
             // Scales per block have no I2_S form.
             (None, _) => tritone_kernels::registry::preferred_layout(options.isa),
@@ -131,7 +134,13 @@ impl Linear {
             None => OwnedScales::Blocks(block_scales(&ternary, &geometry, options.factor)?),
         };
         let weights = match in_place {
-            Some(bytes) => Weights::InPlace(bytes),
+            Some((layout, bytes)) => {
+                // Kernels rely on T5's counts in different ways, so wrong ones must not reach them.
+                if layout == Layout::T5 {
+                    ternary.check()?;
+                }
+                Weights::InPlace(bytes)
+            }
             None => Weights::Packed(pack(ternary, &geometry, options.pool)?),
         };
         let activation_block = match options.activations {

@@ -55,7 +55,7 @@ impl Source {
 /// How weights lie in memory; it changes speed and size, never a result.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LayoutChoice {
-    /// I2_S in place; everything else in the layout that this processor prefers.
+    /// I2_S and T5 in place; everything else in the layout that this processor prefers.
     #[default]
     Auto,
     /// Two bits a weight. Weights with scales per block can't have it and keep the automatic one.

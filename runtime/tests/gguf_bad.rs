@@ -460,7 +460,7 @@ fn types_that_are_not_read() {
     assert_eq!(
         text(200, 512),
         "bad.gguf, byte 24, tensor `x`: type 200 is unknown (512 weights in 512 bytes, \
-         architecture `none`); Tritone reads I2_S, TQ1_0, TQ2_0, Q2_0 and PQ2_0 for ternary \
+         architecture `none`); Tritone reads I2_S, TQ1_0, TQ2_0, Q2_0, PQ2_0 and T5 for ternary \
          weights, and F32, F16, BF16, Q4_0, Q5_0, Q8_0, Q4_K, Q5_K and Q6_K for the others: \
          convert the model to one of these"
     );

@@ -1,9 +1,11 @@
 //! One file per command.
 
 pub mod chat;
+pub mod convert;
 pub mod inspect;
 pub mod logits;
 pub mod run;
+pub mod synth;
 pub mod tokenize;
 
 use crate::args::{Cli, Command};
@@ -15,8 +17,10 @@ pub fn dispatch(cli: Cli) -> Result<()> {
         None => run::run(&cli.run),
         Some(Command::Run(args)) => run::run(&args),
         Some(Command::Chat(args)) => chat::run(&args),
+        Some(Command::Convert(args)) => convert::run(&args),
         Some(Command::Logits(args)) => logits::run(&args),
         Some(Command::Inspect(args)) => inspect::run(&args),
+        Some(Command::Synth(args)) => synth::run(&args),
         Some(Command::Tokenize(args)) => tokenize::run(&args),
     }
 }

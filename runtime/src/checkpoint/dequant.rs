@@ -60,7 +60,8 @@ pub fn dequantize_row(ty: TensorType, bytes: &[u8], out: &mut [f32]) {
         | TensorType::Q2_0
         | TensorType::Q2_0G128
         | TensorType::Pq2_0
-        | TensorType::PackedRows => panic!("{} is ternary", ty.name()),
+        | TensorType::PackedRows
+        | TensorType::T5 => panic!("{} is ternary", ty.name()),
     }
 }
 

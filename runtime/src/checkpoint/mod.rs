@@ -9,6 +9,7 @@
 
 mod dequant;
 mod summary;
+pub mod t5;
 mod tensor;
 mod tensor_type;
 mod ternarise;

@@ -74,6 +74,19 @@ impl Tensor {
         self.ternarise.is_some() || self.tensor_type.is_ternary()
     }
 
+    /// Whether it is ternary with one scale for the tensor as a matter of its type, as BitNet's
+    /// training leaves it. Says nothing of floats that turn out to have one.
+    pub(crate) fn has_one_scale(&self) -> bool {
+        match self.ternarise {
+            Some(Ternarise::Packed { .. } | Ternarise::AbsMean) => true,
+            Some(Ternarise::Exact) => false,
+            None if self.tensor_type == TensorType::T5 => {
+                self.ternary().is_ok_and(|ternary| ternary.tensor_scale().is_some())
+            }
+            None => self.tensor_type.is_i2s(),
+        }
+    }
+
     /// Which stored row is row `row`.
     pub(crate) fn stored_row(&self, row: usize) -> usize {
         self.interleaved_heads.map_or(row, |head_dim| {

@@ -33,6 +33,8 @@ pub enum TensorType {
     /// Safetensors' packed weights, `[rows / 4][cols]` bytes: row `r + i * rows / 4` is in bits `2i`,
     /// `2i + 1` of row `r`. Not in GGUF.
     PackedRows,
+    /// Tritone's own: five trits in a byte, 64 rows interleaved, see [`super::t5`].
+    T5,
 }
 
 /// Bytes after the packed weights of an I2_S tensor; the first four are the scale.
@@ -61,6 +63,7 @@ impl TensorType {
             Self::Q2_0 | Self::Q2_0G128 => 42,
             Self::Pq2_0 => 142,
             Self::PackedRows => panic!("GGUF has no such type"),
+            Self::T5 => super::t5::TYPE_ID,
         }
     }
 
@@ -85,13 +88,14 @@ impl TensorType {
             Self::Q2_0G128 => "Q2_0 (groups of 128)",
             Self::Pq2_0 => "PQ2_0",
             Self::PackedRows => "U8",
+            Self::T5 => "T5",
         }
     }
 
-    /// Weights in one block. Rows are whole numbers of blocks.
+    /// Weights in one block. Rows are whole numbers of blocks. 1 for T5, whose header has the block.
     pub fn block_weights(self) -> usize {
         match self {
-            Self::F32 | Self::F16 | Self::BF16 => 1,
+            Self::F32 | Self::F16 | Self::BF16 | Self::T5 => 1,
             Self::Q4_0 | Self::Q5_0 | Self::Q8_0 => 32,
             Self::Q2_0 | Self::I2SArm => 64,
             Self::I2S | Self::Q2_0G128 | Self::Pq2_0 => 128,
@@ -101,7 +105,7 @@ impl TensorType {
         }
     }
 
-    /// Bytes of one block.
+    /// Bytes of one block; 0 for T5, which has no bytes of one row alone.
     pub fn block_bytes(self) -> usize {
         match self {
             Self::F32 => 4,
@@ -117,6 +121,8 @@ impl TensorType {
             Self::Q4K => 144,
             Self::Q5K => 176,
             Self::Q6K => 210,
+            // The rows of a tile share the bytes.
+            Self::T5 => 0,
         }
     }
 
@@ -124,7 +130,8 @@ impl TensorType {
     /// [`super::TernaryTensor`] refuses when it meets one.
     pub fn is_ternary(self) -> bool {
         self.is_i2s()
-            || matches!(self, Self::Tq1_0 | Self::Tq2_0 | Self::Q2_0 | Self::Q2_0G128 | Self::Pq2_0 | Self::PackedRows)
+            || matches!(self, Self::Tq1_0 | Self::Tq2_0 | Self::Q2_0 | Self::Q2_0G128 | Self::Pq2_0)
+            || matches!(self, Self::PackedRows | Self::T5)
     }
 
     /// Whether this is I2_S in one of its layouts.
@@ -133,16 +140,17 @@ impl TensorType {
     }
 
     /// Bytes of one row of `cols` weights, or nothing if `cols` is no whole number of
-    /// blocks or the size overflows.
+    /// blocks or the size overflows, or if the type is T5.
     pub fn row_bytes(self, cols: usize) -> Option<usize> {
-        if !cols.is_multiple_of(self.block_weights()) {
+        if self == Self::T5 || !cols.is_multiple_of(self.block_weights()) {
             return None;
         }
         (cols / self.block_weights()).checked_mul(self.block_bytes())
     }
 
     /// Bytes of a tensor of `rows` times `cols` weights, with the trailer of I2_S. Nothing if
-    /// `cols` is no whole number of blocks or the size overflows.
+    /// `cols` is no whole number of blocks or the size overflows, or if the type is T5, whose header
+    /// gives the size.
     pub fn tensor_bytes(self, rows: usize, cols: usize) -> Option<usize> {
         let packed = self.row_bytes(cols)?.checked_mul(rows)?;
         match self {

@@ -9,16 +9,20 @@
 //! | TQ2_0 | 256 | f16 at byte 64 | per half: bits `2n`, `2n+1` of byte `m` are weight `m + 32n` |
 //! | Q2_0 | 64 or 128 | f16 at byte 0 | four a byte, in order, low bits first |
 //! | PQ2_0 | 128 | f16 at byte 0 | as Q2_0 |
+//! | T5 | any | one f32, or f16 for 64, 128 or 256, after the weights | five trits a byte, 64 rows interleaved, see [`super::t5`] |
 //!
 //! Two-bit codes are the trit plus one. Code 3 is no trit: it is found by `code & code >> 1` over
 //! whole rows, without a branch per weight, and refused.
 
 use super::dequant::half_at;
+use super::t5;
 use super::tensor::Tensor;
 use super::tensor_type::{I2S_TRAILER, TensorType};
 use super::ternarise::{self, Floats, Ternarise};
 use crate::error::{Error, Place, Result};
 use crate::mmap::ByteView;
+use std::ops::Range;
+use tritone_kernels::format::t5::TILE_ROWS;
 
 const DAMAGED: &str = "the file is damaged or in another layout, download it again";
 
@@ -33,11 +37,20 @@ pub struct TernaryTensor {
     data: ByteView,
     /// The scale of a tensor that has only one.
     scale: Option<f32>,
+    storage: Storage,
     place: Place,
-    /// The tensor, and what becomes of its numbers, where they are not trits yet.
-    floats: Option<(Tensor, Floats)>,
-    /// The tensor, where its rows are packed in another order.
-    packed: Option<Tensor>,
+}
+
+/// Where trits and scales are.
+#[derive(Debug, Clone)]
+enum Storage {
+    /// In rows of blocks of the type.
+    Rows,
+    /// In bytes that four rows share; the tensor knows their order.
+    PackedRows(Box<Tensor>),
+    T5(t5::Header),
+    /// In floats that are not trits yet, and what becomes of them.
+    Floats(Box<Tensor>, Floats),
 }
 
 impl TernaryTensor {
@@ -50,33 +63,32 @@ impl TernaryTensor {
                 fix: "convert the model to I2_S, TQ1_0, TQ2_0 or Q2_0".into(),
             });
         }
-        let (mut floats, mut packed, mut scale) = (None, None, None);
-        match tensor.ternarise() {
-            None => {}
-            Some(Ternarise::Packed { multiplier }) => {
-                packed = Some(tensor.clone());
-                scale = Some(multiplier);
-            }
-            Some(rule) => {
-                let found = ternarise::floats(tensor, rule)?;
-                scale = found.tensor_scale();
-                floats = Some((tensor.clone(), found));
-            }
-        }
         let (rows, cols) = (tensor.rows(), tensor.cols());
+        let storage = match tensor.ternarise() {
+            Some(Ternarise::Packed { .. }) => Storage::PackedRows(Box::new(tensor.clone())),
+            Some(rule) => Storage::Floats(Box::new(tensor.clone()), ternarise::floats(tensor, rule)?),
+            None if tensor_type == TensorType::T5 => {
+                let header = t5::Header::read(tensor.data(), rows, cols).map_err(|what| Error::Malformed {
+                    at: Box::new(tensor.place()),
+                    what,
+                    fix: DAMAGED,
+                })?;
+                Storage::T5(header)
+            }
+            None => Storage::Rows,
+        };
         let mut ternary = Self {
             tensor_type,
             rows,
             cols,
-            row_bytes: match tensor.ternarise() {
-                Some(_) => cols,
-                None => tensor_type.row_bytes(cols).expect("checked when the file was opened"),
+            row_bytes: match storage {
+                Storage::Rows => tensor_type.row_bytes(cols).expect("checked when the file was opened"),
+                Storage::PackedRows(_) | Storage::T5(_) | Storage::Floats(..) => cols,
             },
             data: tensor.data().clone(),
-            scale,
+            scale: None,
+            storage,
             place: tensor.place(),
-            floats,
-            packed,
         };
         if tensor_type == TensorType::I2SRows4 && !rows.is_multiple_of(4) {
             return Err(Error::Unsupported {
@@ -85,11 +97,13 @@ impl TernaryTensor {
                 fix: "choose another --i2s-layout".into(),
             });
         }
-        if tensor_type.is_i2s() {
-            let at = ternary.data.len() - I2S_TRAILER;
-            let bytes = ternary.data[at..].first_chunk().expect("the trailer");
-            ternary.scale = Some(ternary.finite(f32::from_le_bytes(*bytes), || "of the tensor".into())?);
-        }
+        ternary.scale = match (&ternary.storage, tensor.ternarise()) {
+            (Storage::PackedRows(_), Some(Ternarise::Packed { multiplier })) => Some(multiplier),
+            (Storage::Floats(_, floats), _) => floats.tensor_scale(),
+            (Storage::T5(header), _) if header.block() == 0 => Some(ternary.scale_at(header.scales_offset())?),
+            _ if tensor_type.is_i2s() => Some(ternary.scale_at(ternary.data.len() - I2S_TRAILER)?),
+            _ => None,
+        };
         Ok(ternary)
     }
 
@@ -110,9 +124,10 @@ impl TernaryTensor {
 
     /// Weights of a row that share a scale; the whole row where the tensor has one scale.
     pub fn block(&self) -> usize {
-        match self.floats {
+        match &self.storage {
             _ if self.scale.is_some() => self.cols,
-            Some((_, Floats::Blocks(block))) => block,
+            Storage::T5(header) => header.block(),
+            Storage::Floats(_, Floats::Blocks(block)) => *block,
             _ => self.tensor_type.block_weights(),
         }
     }
@@ -122,9 +137,16 @@ impl TernaryTensor {
         self.cols / self.block()
     }
 
-    /// The one scale of the tensor, a multiplier, as I2_S has it; nothing if there is one per block.
+    /// The one scale of the tensor, a multiplier; nothing if there is one per block.
     pub fn tensor_scale(&self) -> Option<f32> {
         self.scale
+    }
+
+    /// The packed weights of a T5 tensor without header and scales, as the kernels read them in
+    /// place. They are not checked, see [`TernaryTensor::check`].
+    pub fn t5(&self) -> Option<ByteView> {
+        let Storage::T5(header) = &self.storage else { return None };
+        self.data.view(t5::HEADER_BYTES..header.scales_offset())
     }
 
     /// The packed weights of an I2_S tensor in the published layout, without its scale:
@@ -147,11 +169,19 @@ impl TernaryTensor {
     /// If there is no such row or `out` has another length.
     pub fn row_trits(&self, row: usize, out: &mut [i8]) -> Result<()> {
         assert_eq!(out.len(), self.cols);
-        if let Some((tensor, floats)) = &self.floats {
-            let mut values = vec![0.0; self.cols];
-            tensor.dequantize_float_row(row, &mut values);
-            floats.trits(&values, out);
-            return Ok(());
+        match &self.storage {
+            Storage::Rows | Storage::PackedRows(_) => {}
+            Storage::T5(header) => {
+                self.check_t5(header, row / TILE_ROWS, row % TILE_ROWS..row % TILE_ROWS + 1)?;
+                header.geometry().unpack_row(self.t5_packed(header), row, out);
+                return Ok(());
+            }
+            Storage::Floats(tensor, floats) => {
+                let mut values = vec![0.0; self.cols];
+                tensor.dequantize_float_row(row, &mut values);
+                floats.trits(&values, out);
+                return Ok(());
+            }
         }
         let bytes = self.row(row);
         self.check_row(row, bytes)?;
@@ -183,10 +213,18 @@ impl TernaryTensor {
         if let Some(scale) = self.tensor_scale() {
             return Ok(scale);
         }
-        if let Some((tensor, _)) = &self.floats {
-            let mut values = vec![0.0; self.block()];
-            tensor.dequantize_floats(row, block * values.len(), &mut values);
-            return Ok(values.iter().fold(0.0, |scale: f32, value| scale.max(value.abs())));
+        match &self.storage {
+            Storage::Rows | Storage::PackedRows(_) => {}
+            Storage::T5(header) => {
+                assert!(row < self.rows);
+                let at = header.scales_offset() + 2 * (row * self.blocks_per_row() + block);
+                return self.finite(half_at(&self.data, at), || format!("of row {row}, block {block}"));
+            }
+            Storage::Floats(tensor, _) => {
+                let mut values = vec![0.0; self.block()];
+                tensor.dequantize_floats(row, block * values.len(), &mut values);
+                return Ok(values.iter().fold(0.0, |scale: f32, value| scale.max(value.abs())));
+            }
         }
         let size = self.tensor_type.block_bytes();
         let bytes = &self.row(row)[block * size..][..size];
@@ -222,16 +260,23 @@ impl TernaryTensor {
     }
 
     /// Reads everything once and refuses the tensor if a code is no trit or a scale is not
-    /// finite: what `row_trits` and `scale` check, for users of [`TernaryTensor::i2s`].
+    /// finite: what `row_trits` and `scale` check, for users of [`TernaryTensor::i2s`] and
+    /// [`TernaryTensor::t5`].
     ///
     /// # Errors
     ///
     /// `Malformed`, naming the first bad row.
     pub fn check(&self) -> Result<()> {
-        // Floats were read when their scales were found.
-        let rows = if self.floats.is_some() { 0 } else { self.rows };
-        for row in 0..rows {
-            self.check_row(row, self.row(row))?;
+        for row in 0..self.rows {
+            match &self.storage {
+                Storage::Rows | Storage::PackedRows(_) => self.check_row(row, self.row(row))?,
+                Storage::T5(header) if row.is_multiple_of(TILE_ROWS) => {
+                    self.check_t5(header, row / TILE_ROWS, 0..TILE_ROWS)?;
+                }
+                Storage::T5(_) => {}
+                // Everything was read when the scales were found.
+                Storage::Floats(..) => return Ok(()),
+            }
             if self.tensor_scale().is_none() {
                 for block in 0..self.blocks_per_row() {
                     self.scale(row, block)?;
@@ -270,7 +315,28 @@ impl TernaryTensor {
 
     /// Which row of the stored ones this is.
     fn stored_row(&self, row: usize) -> usize {
-        self.packed.as_ref().map_or(row, |tensor| tensor.stored_row(row))
+        match &self.storage {
+            Storage::PackedRows(tensor) => tensor.stored_row(row),
+            _ => row,
+        }
+    }
+
+    /// The scale of the tensor, at byte `at` of its data.
+    fn scale_at(&self, at: usize) -> Result<f32> {
+        let bytes = self.data[at..].first_chunk().expect("the scale");
+        self.finite(f32::from_le_bytes(*bytes), || "of the tensor".into())
+    }
+
+    fn t5_packed(&self, header: &t5::Header) -> &[u8] {
+        &self.data[t5::HEADER_BYTES..header.scales_offset()]
+    }
+
+    fn check_t5(&self, header: &t5::Header, tile: usize, rows: Range<usize>) -> Result<()> {
+        header.check(self.t5_packed(header), tile, rows).map_err(|(row, what)| Error::Malformed {
+            at: Box::new(self.place.clone()),
+            what: format!("row {row} {what}"),
+            fix: DAMAGED,
+        })
     }
 
     fn finite(&self, scale: f32, which: impl Fn() -> String) -> Result<f32> {

@@ -3,7 +3,7 @@
 
 use super::parse::{Header, RawTensor, cut_short, malformed};
 use super::type_id::{Candidates, candidates, refuse};
-use crate::checkpoint::{Tensor, TensorType, Value};
+use crate::checkpoint::{Tensor, TensorType, Value, t5};
 use crate::error::{Error, Place, Result};
 use crate::mmap::Bytes;
 use std::sync::Arc;
@@ -31,6 +31,7 @@ pub(crate) fn place_tensors(file: &Arc<str>, bytes: &Bytes, header: &Header) -> 
             })
             .unwrap_or("none"),
         header,
+        data: bytes.get(header.data_start..).unwrap_or_default(),
         data_len,
         spans: &spans,
     };
@@ -53,6 +54,8 @@ struct Placement<'a> {
     file: &'a str,
     architecture: &'a str,
     header: &'a Header,
+    /// The tensor data of the file.
+    data: &'a [u8],
     data_len: u64,
     spans: &'a [u64],
 }
@@ -129,7 +132,11 @@ impl Placement<'_> {
             );
             return Err(malformed(self.at(index), what, "convert the model with a type that fits its shapes"));
         }
-        let Some(size) = ty.tensor_bytes(rows, cols) else {
+        let size = match ty {
+            TensorType::T5 => Some(self.t5_size(index, rows, cols)?),
+            _ => ty.tensor_bytes(rows, cols),
+        };
+        let Some(size) = size else {
             let what = format!("the tensor's dimensions {:?} are impossible", raw.dims);
             return Err(cut_short(self.at(index), what));
         };
@@ -149,6 +156,15 @@ impl Placement<'_> {
         let what =
             format!("the tensor's {size} bytes overlap tensor `{}`, {span} bytes further", crate::error::shown(next));
         Err(cut_short(self.at(index), what))
+    }
+
+    /// What the header of a T5 tensor says.
+    fn t5_size(&self, index: usize, rows: usize, cols: usize) -> Result<usize> {
+        let offset = usize::try_from(self.header.tensors[index].offset).unwrap_or(usize::MAX);
+        match t5::Header::read(self.data.get(offset..).unwrap_or_default(), rows, cols) {
+            Ok(header) => Ok(header.tensor_bytes()),
+            Err(what) => Err(cut_short(self.at(index), what)),
+        }
     }
 
     fn out_of_file(&self, index: usize, size: u64) -> Error {

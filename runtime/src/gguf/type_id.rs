@@ -35,6 +35,7 @@ pub(crate) fn candidates(id: u32) -> Option<Candidates> {
             return Some(Candidates::BySpan(&[TensorType::Q2_0, TensorType::Q2_0G128]));
         }
         142 => TensorType::Pq2_0,
+        crate::checkpoint::t5::TYPE_ID => TensorType::T5,
         _ => return None,
     }))
 }
@@ -71,7 +72,7 @@ fn foreign_name(id: u32) -> Option<&'static str> {
     })
 }
 
-const READ: &str = "Tritone reads I2_S, TQ1_0, TQ2_0, Q2_0 and PQ2_0 for ternary weights, and F32, \
+const READ: &str = "Tritone reads I2_S, TQ1_0, TQ2_0, Q2_0, PQ2_0 and T5 for ternary weights, and F32, \
                     F16, BF16, Q4_0, Q5_0, Q8_0, Q4_K, Q5_K and Q6_K for the others: \
                     convert the model to one of these";
 

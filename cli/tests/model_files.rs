@@ -1,0 +1,159 @@
+//! `convert` and `synth` from outside: what they write opens, means the same, and appears whole or
+//! not at all.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+fn tritone(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_tritone")).args(args).stdin(Stdio::null()).output().expect("the command starts")
+}
+
+fn succeeds(args: &[&str]) -> Vec<u8> {
+    let output = tritone(args);
+    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    output.stdout
+}
+
+fn refused(args: &[&str], status: i32, says: &str) {
+    let output = tritone(args);
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(status), "{args:?}: {message}");
+    assert!(message.contains(says), "{args:?}: {message}");
+}
+
+fn model(path: &str) -> String {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../runtime/tests/data/models").join(path).display().to_string()
+}
+
+/// An empty folder.
+fn folder(name: &str) -> PathBuf {
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let _ = fs::remove_dir_all(&folder);
+    fs::create_dir_all(&folder).unwrap();
+    folder
+}
+
+fn logits(model: &str, more: &[&str]) -> Vec<u8> {
+    let mut args = vec!["logits", "-m", model, "-p", "The old king said that he would go", "--all", "--hash"];
+    args.extend(more);
+    succeeds(&args)
+}
+
+#[test]
+fn conversions_keep_the_logits() {
+    let folder = folder("convert-logits");
+    for (source, targets) in [
+        ("bitnet-relu2/model-i2_s.gguf", &["t5", "i2_s"][..]),
+        ("llama-silu-bitlinear/model-i2_s.gguf", &["t5", "i2_s"]),
+        ("llama-silu-bitlinear/model-tq1_0.gguf", &["tq2_0", "t5", "tq1_0"]),
+        ("qwen3-group128/model-q2_0.gguf", &["t5"]),
+        // Folders of safetensors.
+        ("bitnet-relu2", &["i2_s", "t5"]),
+        ("llama-silu-bitlinear", &["t5", "i2_s"]),
+        ("qwen3-group128", &["t5"]),
+    ] {
+        let expected = logits(&model(source), &[]);
+        let mut from = model(source);
+        for to in targets {
+            let target = folder.join(format!("{}-{to}.gguf", source.replace('/', "-"))).display().to_string();
+            succeeds(&["convert", &from, &target, "--to", to]);
+            assert_eq!(logits(&target, &[]), expected, "{from} to {to}");
+            if *to == "t5" {
+                for more in [["--isa", "scalar"], ["--layout", "t3"], ["--layout", "i2s"]] {
+                    assert_eq!(logits(&target, &more), expected, "{target} {more:?}");
+                }
+            }
+            from = target;
+        }
+    }
+    // What came back is the published layout byte for byte.
+    let back = fs::read(folder.join("bitnet-relu2-model-i2_s.gguf-i2_s.gguf")).unwrap();
+    let source = fs::read(model("bitnet-relu2/model-i2_s.gguf")).unwrap();
+    assert_eq!(back[back.len() - 900_000..], source[source.len() - 900_000..]);
+}
+
+/// One scale for a tensor becomes equal scales of blocks, rounded to halves: the activations still
+/// have one scale for a token, so only the rounding moves the logits.
+#[test]
+fn models_with_one_scale_keep_their_activations() {
+    let folder = folder("convert-token");
+    let target = folder.join("tq.gguf").display().to_string();
+    succeeds(&["convert", &model("llama-silu-bitlinear/model-i2_s.gguf"), &target, "--to", "tq1_0"]);
+    let inspect = String::from_utf8(succeeds(&["inspect", &target])).unwrap();
+    assert!(inspect.contains("tritone.activations"));
+    assert_eq!(logits(&target, &[]), logits(&target, &["--activations", "token"]));
+    assert_ne!(logits(&target, &[]), logits(&target, &["--activations", "block"]));
+}
+
+#[test]
+fn what_cannot_be_is_refused_and_leaves_nothing() {
+    let folder = folder("convert-refused");
+    let target = folder.join("out.gguf").display().to_string();
+    let grouped = model("qwen3-group128/model-q2_0.gguf");
+    refused(&["convert", &grouped, &target, "--to", "i2_s"], 1, "t5 keeps");
+    refused(&["convert", &grouped, &target, "--to", "tq1_0"], 1, "t5 keeps");
+    let whole = fs::read(model("bitnet-relu2/model-i2_s.gguf")).unwrap();
+    let cut = folder.join("cut.gguf");
+    fs::write(&cut, &whole[..whole.len() / 2]).unwrap();
+    refused(&["convert", cut.to_str().unwrap(), &target], 1, "cut.gguf");
+    refused(&["convert", folder.join("none.gguf").to_str().unwrap(), &target], 1, "none.gguf");
+    fs::remove_file(&cut).unwrap();
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 0, "nothing is left behind");
+
+    let source = folder.join("source.gguf");
+    fs::write(&source, &whole).unwrap();
+    let source = source.to_str().unwrap();
+    refused(&["convert", source, source, "--force"], 2, "another name");
+    fs::write(&target, b"mine").unwrap();
+    refused(&["convert", source, &target], 2, "--force");
+    assert_eq!(fs::read(&target).unwrap(), b"mine");
+    succeeds(&["convert", source, &target, "--force", "--embedding", "q8_0"]);
+    logits(&target, &[]);
+}
+
+#[test]
+fn random_models_run_in_every_type() {
+    let folder = folder("synth");
+    let mut files = Vec::new();
+    for (ternary, embedding) in [("i2_s", "f16"), ("tq1_0", "q8_0"), ("tq2_0", "q6_k"), ("t5", "f16")] {
+        let file = folder.join(format!("{ternary}.gguf")).display().to_string();
+        succeeds(&["synth", "--shape", "story", "-o", &file, "--type", ternary, "--embedding", embedding]);
+        logits(&file, &[]);
+        files.push(file);
+    }
+    // The same numbers in another order of bytes.
+    assert_eq!(logits(&files[0], &[]), logits(&files[3], &[]));
+    let again = folder.join("again.gguf").display().to_string();
+    succeeds(&["synth", "--shape", "story", "-o", &again]);
+    assert!(fs::read(&again).unwrap() == fs::read(&files[0]).unwrap(), "the same seed, the same file");
+    refused(&["synth", "--shape", "story", "-o", &again], 2, "--force");
+    succeeds(&["synth", "--shape", "story", "-o", &again, "--force", "--seed", "1"]);
+    assert!(fs::read(&again).unwrap() != fs::read(&files[0]).unwrap());
+
+    // Any text can be encoded and comes back.
+    let ids = succeeds(&["tokenize", "-m", &again, "-p", "Ünïcödé, 12345 and\ttabs 🦊", "--ids"]);
+    let ids = String::from_utf8(ids).unwrap();
+    let list = ids.split_whitespace().collect::<Vec<_>>().join(",").replace(",,", ",");
+    let text = String::from_utf8(succeeds(&["tokenize", "-m", &again, "--decode", &list])).unwrap();
+    assert!(text.contains("Ünïcödé, 12345 and\ttabs 🦊"), "{text}");
+}
+
+#[test]
+fn shapes_from_files_with_other_architectures_run() {
+    let folder = folder("synth-shapes");
+    for (model_type, act) in [("llama", "silu"), ("qwen3", "silu"), ("bitnet", "silu")] {
+        let shape = folder.join(format!("{model_type}.json"));
+        let text = format!(
+            r#"{{"model_type": "{model_type}", "hidden_act": "{act}", "num_hidden_layers": 3, "hidden_size": 256,
+                "intermediate_size": 512, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 1024}}"#
+        );
+        fs::write(&shape, text).unwrap();
+        let file = folder.join(format!("{model_type}.gguf")).display().to_string();
+        succeeds(&["synth", "--shape", shape.to_str().unwrap(), "-o", &file]);
+        logits(&file, &[]);
+        refused(&["synth", "--shape", shape.to_str().unwrap(), "-o", "x.gguf", "--relu-density", "0.1"], 2, "relu^2");
+    }
+    refused(&["synth", "--shape", "gpt-5", "-o", "x.gguf"], 2, "bonsai-8b");
+    refused(&["synth", "--shape", "none.json", "-o", "x.gguf"], 1, "none.json");
+}
