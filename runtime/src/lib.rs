@@ -4,6 +4,7 @@
 
 pub mod config;
 pub mod error;
+pub mod evaluate;
 mod forward;
 pub mod generate;
 pub mod gguf;
@@ -19,4 +20,4 @@ pub mod threads;
 pub mod tokenizer;
 mod weights;
 
-pub use tritone_kernels::isa;
+pub use tritone_kernels::{isa, selftest};
