@@ -5,6 +5,8 @@ use crate::failure::{Result, Stop};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::io::{self, IsTerminal, Read};
 use std::path::{Path, PathBuf};
+use tritone_runtime::checkpoint::I2sLayout;
+use tritone_runtime::config::{Activation, ActivationScales};
 use tritone_runtime::isa::Level;
 use tritone_runtime::sampler::SamplerConfig;
 
@@ -105,6 +107,15 @@ pub struct ModelArgs {
     /// How keys and values are stored
     #[arg(long, value_enum, default_value_t = CachePrecision::F16)]
     pub cache_type: CachePrecision,
+    /// Where weights lie in the bytes of I2_S tensors, which the file does not tell
+    #[arg(long, value_enum, default_value_t = I2sBytes::Published)]
+    pub i2s_layout: I2sBytes,
+    /// Gate function of the feed-forward blocks; left out: the architecture's own
+    #[arg(long, value_enum, value_name = "FUNCTION")]
+    pub ffn: Option<Gate>,
+    /// What shares a scale among int8 activations; left out: what the model was trained for
+    #[arg(long, value_enum, value_name = "SHARED_BY")]
+    pub activations: Option<SharedBy>,
     /// Prompt tokens that go through the layers at once; 0: the default
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub chunk: usize,
@@ -127,6 +138,63 @@ pub enum Layout {
     T3,
     /// Five weights in a byte
     T5,
+}
+
+/// Byte layouts of I2_S by name.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum I2sBytes {
+    /// As the published files, written on x86
+    Published,
+    /// As builds on Arm wrote it
+    Arm,
+    /// Four rows in a byte
+    Rows4,
+}
+
+impl From<I2sBytes> for I2sLayout {
+    fn from(name: I2sBytes) -> I2sLayout {
+        match name {
+            I2sBytes::Published => I2sLayout::Published,
+            I2sBytes::Arm => I2sLayout::Arm,
+            I2sBytes::Rows4 => I2sLayout::Rows4,
+        }
+    }
+}
+
+/// Gate functions by name.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum Gate {
+    /// relu(x)^2, as in BitNet-b1.58-2B-4T
+    Relu2,
+    /// x * sigmoid(x), as in Llama
+    Silu,
+}
+
+impl From<Gate> for Activation {
+    fn from(name: Gate) -> Activation {
+        match name {
+            Gate::Relu2 => Activation::ReluSquared,
+            Gate::Silu => Activation::Silu,
+        }
+    }
+}
+
+/// What shares an activation scale, by name.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum SharedBy {
+    /// All of a token's activations: models trained as BitNet
+    Token,
+    /// As many as weights share one: other ternary models
+    Block,
+}
+
+impl From<SharedBy> for ActivationScales {
+    fn from(name: SharedBy) -> ActivationScales {
+        match name {
+            SharedBy::Token => ActivationScales::Token,
+            SharedBy::Block => ActivationScales::Block,
+        }
+    }
 }
 
 /// Precisions of the cache by name.

@@ -7,7 +7,6 @@ use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
 use std::path::Path;
 use std::time::{Duration, Instant};
-use tritone_runtime::gguf::{Bytes, Gguf};
 use tritone_runtime::model::{CacheType, LayoutChoice, LoadOptions, LoadProgress, Model, Source};
 use tritone_runtime::tokenizer::{SpecialTokens, Tokenizer};
 
@@ -23,10 +22,7 @@ const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Loads the model that `args` names.
 pub fn model(args: &ModelArgs) -> Result<Model> {
-    let source = match &args.model {
-        Some(path) => Source::File(path.clone()),
-        None => Source::Static { name: STORY_NAME, bytes: story()? },
-    };
+    let source = source(args.model.as_deref())?;
     let options = LoadOptions {
         level: args.isa,
         threads: args.threads,
@@ -41,6 +37,9 @@ pub fn model(args: &ModelArgs) -> Result<Model> {
             CachePrecision::F16 => CacheType::F16,
             CachePrecision::F32 => CacheType::F32,
         },
+        i2s_layout: args.i2s_layout.into(),
+        activation: args.ffn.map(Into::into),
+        activations: args.activations.map(Into::into),
     };
     let may_show = std::io::stderr().is_terminal() && !args.quiet;
     let start = Instant::now();
@@ -70,11 +69,15 @@ pub fn model(args: &ModelArgs) -> Result<Model> {
 
 /// The tokenizer of a model whose weights are not needed.
 pub fn tokenizer(path: Option<&Path>) -> Result<Tokenizer> {
-    let file = match path {
-        Some(path) => Gguf::open(path)?,
-        None => Gguf::from_bytes(Bytes::from(story()?), STORY_NAME)?,
-    };
-    Ok(Tokenizer::from_gguf(&file)?)
+    Ok(Tokenizer::from_checkpoint(&source(path)?.open()?)?)
+}
+
+/// The model at `path`, or the one in the binary.
+pub fn source(path: Option<&Path>) -> Result<Source> {
+    Ok(match path {
+        Some(path) => Source::File(path.to_owned()),
+        None => Source::Static { name: STORY_NAME, bytes: story()? },
+    })
 }
 
 /// How names of control tokens in a text are taken.

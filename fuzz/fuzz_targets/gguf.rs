@@ -3,7 +3,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use tritone_runtime::gguf::{Bytes, Gguf, Value};
+use tritone_runtime::checkpoint::{Bytes, Value};
+use tritone_runtime::gguf::Gguf;
 
 fuzz_target!(|data: &[u8]| {
     let Ok(gguf) = Gguf::from_bytes(Bytes::from(data.to_vec()), "fuzz") else {

@@ -7,7 +7,8 @@ use std::sync::LazyLock;
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use tokenizer_specs::{bytes_spec, spm_spec};
-use tritone_runtime::gguf::{Bytes, Gguf};
+use tritone_runtime::checkpoint::Bytes;
+use tritone_runtime::gguf::Gguf;
 use tritone_runtime::tokenizer::{
     PreTokenizer, SpecialTokens, StopStrings, Tokenizer, Utf8Stream, VocabKind, VocabSpec,
 };

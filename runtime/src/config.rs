@@ -1,7 +1,7 @@
-//! The shape and the rules of a model, read from GGUF metadata.
+//! The shape and the rules of a model, read from a checkpoint.
 
+use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Place, Result, shown};
-use crate::gguf::Gguf;
 use std::fmt;
 
 /// The architectures that run.
@@ -22,7 +22,7 @@ impl Architecture {
     /// What `general.architecture` may say.
     pub const NAMES: [&'static str; 5] = ["bitnet-b1.58", "bitnet-25", "bitnet", "llama", "qwen3"];
 
-    fn parse(gguf: &Gguf, name: &str) -> Result<Architecture> {
+    fn parse(checkpoint: &Checkpoint, name: &str) -> Result<Architecture> {
         Ok(match name {
             "bitnet-b1.58" | "bitnet-25" => Architecture::BitnetB158,
             "bitnet" => Architecture::Bitnet,
@@ -30,7 +30,7 @@ impl Architecture {
             "qwen3" => Architecture::Qwen3,
             other => {
                 return Err(Error::Unsupported {
-                    at: Box::new(Place::file(gguf.file()).key("general.architecture")),
+                    at: Box::new(Place::file(checkpoint.file()).key("general.architecture")),
                     what: format!("the model's architecture is '{}'", shown(other)),
                     fix: format!("the ones that run here are {}", Architecture::NAMES.join(", ")),
                 });
@@ -73,6 +73,26 @@ pub enum ActivationScales {
     Token,
     /// One scale for each of the weights' own blocks: what other ternary models need.
     Block,
+}
+
+impl ActivationScales {
+    /// What a model was trained for: by the block in models that were not trained as BitNet and
+    /// whose weights have a scale for each block, by the token in all others.
+    #[must_use]
+    pub fn expected(checkpoint: &Checkpoint, config: &Config) -> ActivationScales {
+        let trained_as_bitnet = matches!(config.architecture, Architecture::BitnetB158 | Architecture::Bitnet);
+        let i2s = checkpoint.tensors().iter().any(|tensor| tensor.tensor_type().is_i2s());
+        if trained_as_bitnet || i2s { ActivationScales::Token } else { ActivationScales::Block }
+    }
+}
+
+impl fmt::Display for ActivationScales {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            ActivationScales::Token => "token",
+            ActivationScales::Block => "block",
+        })
+    }
 }
 
 /// The hyperparameters of a model.
@@ -122,17 +142,17 @@ impl Config {
     ///
     /// # Errors
     /// An unknown architecture, a missing key, or numbers that contradict each other.
-    pub fn from_gguf(gguf: &Gguf) -> Result<Config> {
-        let name = gguf.str("general.architecture")?;
-        let architecture = Architecture::parse(gguf, name)?;
+    pub fn from_checkpoint(checkpoint: &Checkpoint) -> Result<Config> {
+        let name = checkpoint.str("general.architecture")?;
+        let architecture = Architecture::parse(checkpoint, name)?;
         let key = |suffix: &str| format!("{name}.{suffix}");
         let size = |suffix: &str| -> Result<usize> {
             let key = key(suffix);
-            bounded(gguf, &key, gguf.get::<u64>(&key)?)
+            bounded(checkpoint, &key, checkpoint.get::<u64>(&key)?)
         };
         let optional = |suffix: &str| -> Result<Option<usize>> {
             let key = key(suffix);
-            gguf.find::<u64>(&key)?.map(|value| bounded(gguf, &key, value)).transpose()
+            checkpoint.find::<u64>(&key)?.map(|value| bounded(checkpoint, &key, value)).transpose()
         };
 
         let n_layers = size("block_count")?;
@@ -145,7 +165,7 @@ impl Config {
             None if hidden.is_multiple_of(n_heads) => hidden / n_heads,
             None => {
                 return Err(invalid(
-                    gguf,
+                    checkpoint,
                     format!(
                         "the width {hidden} can't be divided among {n_heads} heads, and '{}' does not say how wide a head is",
                         key("attention.key_length")
@@ -155,20 +175,20 @@ impl Config {
         };
         if optional("attention.value_length")?.is_some_and(|length| length != head_dim) {
             return Err(invalid(
-                gguf,
+                checkpoint,
                 format!("keys of {head_dim} elements with values of another length are not supported"),
             ));
         }
         if !n_heads.is_multiple_of(n_kv_heads) {
             return Err(invalid(
-                gguf,
+                checkpoint,
                 format!("{n_heads} query heads can't share {n_kv_heads} key/value heads evenly"),
             ));
         }
         let rope_dim = optional("rope.dimension_count")?.unwrap_or(head_dim);
         if rope_dim > head_dim || !rope_dim.is_multiple_of(2) {
             return Err(invalid(
-                gguf,
+                checkpoint,
                 format!(
                     "{rope_dim} elements of a head of {head_dim} are to be rotated; that must be an even number of at most {head_dim}"
                 ),
@@ -177,27 +197,27 @@ impl Config {
 
         let float = |suffix: &str, default: f32| -> Result<f32> {
             let key = key(suffix);
-            let value = gguf.find::<f32>(&key)?.unwrap_or(default);
+            let value = checkpoint.find::<f32>(&key)?.unwrap_or(default);
             if !value.is_finite() || value <= 0.0 {
-                return Err(invalid(gguf, format!("'{key}' is {value}, but it must be a positive number")));
+                return Err(invalid(checkpoint, format!("'{key}' is {value}, but it must be a positive number")));
             }
             Ok(value)
         };
         let rms_eps = float("attention.layer_norm_rms_epsilon", 1e-5)?;
         let rope_theta = float("rope.freq_base", 10000.0)?;
-        let rope_scale = match gguf.find::<&str>(&key("rope.scaling.type"))? {
+        let rope_scale = match checkpoint.find::<&str>(&key("rope.scaling.type"))? {
             None | Some("none") => 1.0,
             Some("linear") => float("rope.scaling.factor", 1.0)?,
             Some(other) => {
                 return Err(Error::Unsupported {
-                    at: Box::new(Place::file(gguf.file()).key(key("rope.scaling.type"))),
+                    at: Box::new(Place::file(checkpoint.file()).key(key("rope.scaling.type"))),
                     what: format!("RoPE scaling of type '{}'", shown(other)),
                     fix: "models with none or with linear scaling run here".to_owned(),
                 });
             }
         };
         let context_length = optional("context_length")?.unwrap_or(2048);
-        let vocab_size = gguf.tensor("token_embd.weight")?.rows();
+        let vocab_size = checkpoint.tensor("token_embd.weight")?.rows();
 
         // Converters of the older name wrote BitNet-b1.58-2B-4T as `bitnet`; its shape gives it
         // away, and its gate is relu^2 (formats: a perplexity near 100 where 17 is right).
@@ -210,7 +230,7 @@ impl Config {
         Ok(Config {
             architecture,
             architecture_name: name.to_owned(),
-            name: gguf.find::<&str>("general.name")?.unwrap_or_default().to_owned(),
+            name: checkpoint.find::<&str>("general.name")?.unwrap_or_default().to_owned(),
             n_layers,
             hidden,
             ffn,
@@ -244,17 +264,17 @@ impl Config {
     }
 }
 
-fn invalid(gguf: &Gguf, what: String) -> Error {
+fn invalid(checkpoint: &Checkpoint, what: String) -> Error {
     Error::Malformed {
-        at: Box::new(Place::file(gguf.file())),
+        at: Box::new(Place::file(checkpoint.file())),
         what,
         fix: "the metadata is damaged, download or convert the model again",
     }
 }
 
-fn bounded(gguf: &Gguf, key: &str, value: u64) -> Result<usize> {
+fn bounded(checkpoint: &Checkpoint, key: &str, value: u64) -> Result<usize> {
     match usize::try_from(value) {
         Ok(size) if (1..=MAX_DIM).contains(&size) => Ok(size),
-        _ => Err(invalid(gguf, format!("'{key}' is {value}, but it must be from 1 to {MAX_DIM}"))),
+        _ => Err(invalid(checkpoint, format!("'{key}' is {value}, but it must be from 1 to {MAX_DIM}"))),
     }
 }

@@ -1,7 +1,8 @@
 //! One ternary matrix of a model: its packed weights, its scales, its kernels.
 
+use crate::checkpoint::{Tensor, TernaryTensor};
+use crate::config::ActivationScales;
 use crate::error::{Error, Result};
-use crate::gguf::{Tensor, TernaryTensor};
 use crate::mmap::ByteView;
 use crate::threads::Pool;
 use std::cell::RefCell;
@@ -93,8 +94,8 @@ pub(crate) struct LinearOptions<'a> {
     pub(crate) layout: Option<Layout>,
     /// A GEMV kernel by name, for the matrices of its layout.
     pub(crate) kernel: Option<&'static tritone_kernels::kernel::Kernel>,
-    /// Whether activations have a scale for each block of weights.
-    pub(crate) block_activations: bool,
+    /// What shares a scale among the activations.
+    pub(crate) activations: ActivationScales,
     /// Multiplies every weight.
     pub(crate) factor: f32,
     pub(crate) pool: &'a mut Pool,
@@ -133,7 +134,10 @@ impl Linear {
             Some(bytes) => Weights::InPlace(bytes),
             None => Weights::Packed(pack(ternary, &geometry, options.pool)?),
         };
-        let activation_block = if options.block_activations { geometry.block } else { cols };
+        let activation_block = match options.activations {
+            ActivationScales::Token => cols,
+            ActivationScales::Block => geometry.block,
+        };
         Ok(Linear { plan, weights, scales, activation_block })
     }
 

@@ -1,14 +1,15 @@
 //! A loaded model: where it comes from, how it is loaded, what it can be asked.
 
-use crate::config::Config;
+use crate::checkpoint::{Bytes, Checkpoint, I2sLayout};
+use crate::config::{Activation, ActivationScales, Config};
 use crate::error::{Error, Place, Result};
-use crate::gguf::{Bytes, Gguf};
+use crate::gguf::Gguf;
 use crate::linear::LinearOptions;
 use crate::session::Session;
 use crate::template::ChatTemplate;
 use crate::threads::{Pool, default_threads};
 use crate::tokenizer::Tokenizer;
-use crate::weights::{self, Weights};
+use crate::weights::Weights;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -33,6 +34,20 @@ pub enum Source {
         /// The file.
         bytes: &'static [u8],
     },
+}
+
+impl Source {
+    /// Opens the model: its metadata and where its tensors are, no weights yet.
+    ///
+    /// # Errors
+    /// As [`Gguf::open`].
+    pub fn open(&self) -> Result<Checkpoint> {
+        let gguf = match self {
+            Source::File(path) => Gguf::open(path)?,
+            Source::Static { name, bytes } => Gguf::from_bytes(Bytes::from(*bytes), name)?,
+        };
+        Ok(gguf.into_checkpoint())
+    }
 }
 
 /// How weights lie in memory; it changes speed and size, never a result.
@@ -69,7 +84,7 @@ impl FromStr for LayoutChoice {
     }
 }
 
-/// Choices about speed, none of which changes a result, and the precision of the cache, which does.
+/// How a model is loaded. The first four are about speed and change no result, the others do.
 #[derive(Clone, Debug, Default)]
 pub struct LoadOptions {
     /// The instruction-set level; `None`: what the environment variable `TRITONE_ISA` names, else
@@ -84,6 +99,12 @@ pub struct LoadOptions {
     /// How keys and values are stored. Rounding them to halves moves the logits of a BitNet model
     /// by a few percent of their size, because it flips some int8 codes of later activations.
     pub cache_type: CacheType,
+    /// The byte layout of I2_S tensors, which the file does not tell.
+    pub i2s_layout: I2sLayout,
+    /// The gate function; `None`: the one that belongs to the architecture.
+    pub activation: Option<Activation>,
+    /// What shares a scale among int8 activations; `None`: what the model was trained for.
+    pub activations: Option<ActivationScales>,
 }
 
 /// How far loading is.
@@ -101,6 +122,7 @@ pub(crate) struct Inner {
     pub(crate) float: FloatKernels,
     pub(crate) n_threads: usize,
     pub(crate) cache_type: CacheType,
+    activations: ActivationScales,
     tokenizer: Tokenizer,
     template: ChatTemplate,
     isa: Isa,
@@ -124,15 +146,15 @@ impl Model {
         let kernel = options.kernel.as_deref().map(|name| find_kernel(name, isa)).transpose()?;
         let n_threads = options.threads.unwrap_or_else(default_threads);
         let mut pool = Pool::new(n_threads)?;
-        let gguf = match source {
-            Source::File(path) => Gguf::open(path)?,
-            Source::Static { name, bytes } => Gguf::from_bytes(Bytes::from(bytes), name)?,
-        };
-        let config = Config::from_gguf(&gguf)?;
-        let tokenizer = Tokenizer::from_gguf(&gguf)?;
+        let mut checkpoint = source.open()?;
+        checkpoint.set_i2s_layout(options.i2s_layout);
+        let mut config = Config::from_checkpoint(&checkpoint)?;
+        config.activation = options.activation.unwrap_or(config.activation);
+        let activations = options.activations.unwrap_or_else(|| ActivationScales::expected(&checkpoint, &config));
+        let tokenizer = Tokenizer::from_checkpoint(&checkpoint)?;
         if tokenizer.vocab_size() > config.vocab_size {
             return Err(Error::Malformed {
-                at: Box::new(Place::file(gguf.file()).tensor("token_embd.weight")),
+                at: Box::new(Place::file(checkpoint.file()).tensor("token_embd.weight")),
                 what: format!(
                     "the tokenizer has {} tokens but the embedding only {} rows",
                     tokenizer.vocab_size(),
@@ -141,8 +163,8 @@ impl Model {
                 fix: "tokenizer and weights are of different models, convert the model again",
             });
         }
-        let template = ChatTemplate::from_gguf(&gguf, &tokenizer)?;
-        let total_bytes = gguf.tensors().iter().map(|tensor| tensor.data().len() as u64).sum();
+        let template = ChatTemplate::from_checkpoint(&checkpoint, &tokenizer)?;
+        let total_bytes = checkpoint.tensors().iter().map(|tensor| tensor.data().len() as u64).sum();
         let mut done_bytes = 0;
         let layout = match options.layout {
             LayoutChoice::Auto => kernel.map(|kernel| kernel.layout),
@@ -150,22 +172,26 @@ impl Model {
             LayoutChoice::T3 => Some(Layout::T3),
             LayoutChoice::T5 => Some(Layout::T5),
         };
-        let mut linear_options = LinearOptions {
-            isa,
-            layout,
-            kernel,
-            block_activations: weights::block_activations(&gguf, &config),
-            factor: 1.0,
-            pool: &mut pool,
-        };
-        let weights = Weights::load(&gguf, &config, &mut linear_options, &mut |bytes| {
+        let mut linear_options = LinearOptions { isa, layout, kernel, activations, factor: 1.0, pool: &mut pool };
+        let weights = Weights::load(&checkpoint, &config, &mut linear_options, &mut |bytes| {
             done_bytes += bytes;
             progress(LoadProgress { done_bytes, total_bytes });
         })?;
         let float = FloatKernels::new(isa);
         let load_seconds = began.elapsed().as_secs_f64();
         let cache_type = options.cache_type;
-        let inner = Inner { config, weights, float, n_threads, cache_type, tokenizer, template, isa, load_seconds };
+        let inner = Inner {
+            config,
+            weights,
+            float,
+            n_threads,
+            cache_type,
+            activations,
+            tokenizer,
+            template,
+            isa,
+            load_seconds,
+        };
         Ok(Model { inner: Arc::new(inner) })
     }
 
@@ -189,6 +215,12 @@ impl Model {
     #[must_use]
     pub fn chat_template(&self) -> &ChatTemplate {
         &self.inner.template
+    }
+
+    /// What shares a scale among int8 activations.
+    #[must_use]
+    pub fn activation_scales(&self) -> ActivationScales {
+        self.inner.activations
     }
 
     /// The instruction sets in use.

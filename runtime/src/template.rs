@@ -15,8 +15,8 @@ use minijinja_contrib::pycompat;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use crate::gguf::Gguf;
 use crate::tokenizer::Tokenizer;
 
 /// Longest template in bytes; the longest published ones have some 20 KB. Compiling takes quadratic time at worst.
@@ -116,7 +116,7 @@ impl ChatTemplate {
     ///
     /// # Errors
     /// A template that is too long, is not text, or does not compile.
-    pub fn from_gguf(file: &Gguf, tokenizer: &Tokenizer) -> Result<Self> {
+    pub fn from_checkpoint(file: &Checkpoint, tokenizer: &Tokenizer) -> Result<Self> {
         let name = |id: Option<u32>| {
             let bytes = id.and_then(|id| tokenizer.token_name(id)).unwrap_or_default();
             String::from_utf8_lossy(bytes).into_owned()

@@ -1,8 +1,8 @@
 //! All weights of a model, found by name, checked against its configuration.
 
-use crate::config::{Architecture, Config};
+use crate::checkpoint::{Checkpoint, Tensor, TensorType};
+use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::gguf::{Gguf, Tensor, TensorType};
 use crate::linear::{Linear, LinearOptions};
 use std::ops::Range;
 use std::sync::Arc;
@@ -129,15 +129,15 @@ impl Head {
 impl Weights {
     /// Loads all tensors; `loaded(bytes)` is called after each one.
     pub(crate) fn load(
-        gguf: &Gguf,
+        checkpoint: &Checkpoint,
         config: &Config,
         options: &mut LinearOptions,
         loaded: &mut dyn FnMut(u64),
     ) -> Result<Weights> {
-        let mut loader = Loader { gguf, options, loaded };
+        let mut loader = Loader { checkpoint, options, loaded };
         let c = config;
         let (q_rows, kv_rows) = (c.n_heads * c.head_dim, c.n_kv_heads * c.head_dim);
-        let embedding = gguf.tensor("token_embd.weight")?.clone();
+        let embedding = checkpoint.tensor("token_embd.weight")?.clone();
         embedding.expect_dims(&[c.hidden, c.vocab_size])?;
         let mut layers = Vec::new();
         for i in 0..c.n_layers {
@@ -171,35 +171,27 @@ impl Weights {
             });
         }
         let output_norm = loader.vector("output_norm", c.hidden)?;
-        let rope_factors = match gguf.find_tensor("rope_freqs.weight") {
+        let rope_factors = match checkpoint.find_tensor("rope_freqs.weight") {
             Some(_) => Some(loader.vector("rope_freqs", c.rope_dim / 2)?),
             None => None,
         };
         // Without a head of its own the model uses its embedding.
-        let head = gguf.find_tensor("output.weight").unwrap_or(&embedding);
+        let head = checkpoint.find_tensor("output.weight").unwrap_or(&embedding);
         let head = Head::load(head, c, loader.options)?;
         (loader.loaded)(embedding.data().len() as u64);
         Ok(Weights { embedding: Embedding { tensor: embedding }, layers, output_norm, head, rope_factors })
     }
 }
 
-/// Whether a model's activations have a scale for each block of weights: models that were not
-/// trained as BitNet and whose weights have such scales.
-pub(crate) fn block_activations(gguf: &Gguf, config: &Config) -> bool {
-    let trained_as_bitnet = matches!(config.architecture, Architecture::BitnetB158 | Architecture::Bitnet);
-    let i2s = gguf.tensors().iter().any(|tensor| tensor.tensor_type() == TensorType::I2S);
-    !trained_as_bitnet && !i2s
-}
-
 struct Loader<'a, 'p> {
-    gguf: &'a Gguf,
+    checkpoint: &'a Checkpoint,
     options: &'a mut LinearOptions<'p>,
     loaded: &'a mut dyn FnMut(u64),
 }
 
 impl Loader<'_, '_> {
     fn vector(&mut self, name: &str, width: usize) -> Result<Arc<[f32]>> {
-        let tensor = self.gguf.tensor(&format!("{name}.weight"))?;
+        let tensor = self.checkpoint.tensor(&format!("{name}.weight"))?;
         tensor.expect_dims(&[width])?;
         let values = tensor.to_f32()?;
         if let Some(i) = values.iter().position(|value| !value.is_finite()) {
@@ -213,10 +205,10 @@ impl Loader<'_, '_> {
     }
 
     fn linear(&mut self, name: &str, rows: usize, cols: usize) -> Result<Arc<Linear>> {
-        let tensor = self.gguf.tensor(&format!("{name}.weight"))?;
+        let tensor = self.checkpoint.tensor(&format!("{name}.weight"))?;
         // Some converters keep trits of size one and put the multiplier into a tensor of its own.
         let scale_name = format!("{name}.scale");
-        self.options.factor = match self.gguf.find_tensor(&scale_name) {
+        self.options.factor = match self.checkpoint.find_tensor(&scale_name) {
             Some(_) => self.scale(&scale_name)?,
             None => 1.0,
         };
@@ -226,7 +218,7 @@ impl Loader<'_, '_> {
     }
 
     fn scale(&self, name: &str) -> Result<f32> {
-        let tensor = self.gguf.tensor(name)?;
+        let tensor = self.checkpoint.tensor(name)?;
         tensor.expect_dims(&[1])?;
         match tensor.to_f32()?[..] {
             [scale] if scale.is_finite() => Ok(scale),

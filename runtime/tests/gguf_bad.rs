@@ -2,8 +2,9 @@
 
 use proptest::prelude::*;
 use std::path::{Path, PathBuf};
+use tritone_runtime::checkpoint::{Array, Bytes, Value};
 use tritone_runtime::error::Error;
-use tritone_runtime::gguf::{Array, Bytes, Gguf, Value, Writer};
+use tritone_runtime::gguf::{Gguf, Writer};
 
 /// A tensor of a test file: name, dimensions, type number, bytes.
 type Spec<'a> = (&'a str, &'a [usize], u32, usize);

@@ -1,7 +1,8 @@
 //! The reader against files and blocks that other programs wrote.
 
 use std::path::{Path, PathBuf};
-use tritone_runtime::gguf::{Array, Bytes, Gguf, TensorType, Value, Writer, dequantize_row};
+use tritone_runtime::checkpoint::{Array, Bytes, TensorType, Value, dequantize_row};
+use tritone_runtime::gguf::{Gguf, Writer};
 
 fn data(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(path)
@@ -92,7 +93,7 @@ fn i2s_is_read_in_place() {
     let ternary = gguf.tensor("x").unwrap().ternary().unwrap();
     let packed = ternary.i2s().unwrap();
     assert_eq!(&*packed, &bytes[..8 * 1024 / 4]);
-    assert!(gguf.bytes().as_ptr_range().contains(&packed.as_ptr()));
+    assert!(gguf.data().as_ptr_range().contains(&packed.as_ptr()));
     let scale = f32::from_le_bytes(*bytes[8 * 1024 / 4..].first_chunk().unwrap());
     assert_eq!(ternary.tensor_scale(), Some(scale));
 }
@@ -254,7 +255,7 @@ fn vocabularies_of_128_thousand_tokens() {
     {
         let gguf = Gguf::open(folder.join(format!("ggml-vocab-{name}.gguf"))).unwrap();
         assert_eq!(gguf.array_str("tokenizer.ggml.tokens").unwrap().count(), tokens);
-        let found = gguf.find::<tritone_runtime::gguf::Strings>("tokenizer.ggml.merges");
+        let found = gguf.find::<tritone_runtime::checkpoint::Strings>("tokenizer.ggml.merges");
         assert_eq!(found.unwrap().map(Iterator::count), merges, "{name}");
         assert!(gguf.tensors().is_empty());
     }

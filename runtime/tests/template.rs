@@ -30,8 +30,8 @@ fn refusal(source: &str) -> String {
 fn the_template_of_a_file() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/models/bitnet-relu2/model-i2_s.gguf");
     let file = Gguf::open(path).unwrap();
-    let tokenizer = Tokenizer::from_gguf(&file).unwrap();
-    let template = ChatTemplate::from_gguf(&file, &tokenizer).unwrap();
+    let tokenizer = Tokenizer::from_checkpoint(&file).unwrap();
+    let template = ChatTemplate::from_checkpoint(&file, &tokenizer).unwrap();
     let expected = "System: Be brief.<|eot_id|>User:   Hi! <|eot_id|>Assistant: Hello.<|eot_id|>User: Who?<|eot_id|>";
     assert_eq!(template.render(&talk(), false).unwrap(), expected);
     assert_eq!(template.render(&talk(), true).unwrap(), format!("{expected}Assistant: "));

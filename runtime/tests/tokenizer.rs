@@ -21,7 +21,7 @@ fn model_path(name: &str) -> PathBuf {
 
 static TOKENIZERS: LazyLock<Vec<Tokenizer>> = LazyLock::new(|| {
     let mut all: Vec<Tokenizer> =
-        MODELS.iter().map(|name| Tokenizer::from_gguf(&Gguf::open(model_path(name)).unwrap()).unwrap()).collect();
+        MODELS.iter().map(|name| Tokenizer::from_checkpoint(&Gguf::open(model_path(name)).unwrap()).unwrap()).collect();
     for rule in [PreTokenizer::Llama3, PreTokenizer::Qwen2, PreTokenizer::Gpt2] {
         all.push(Tokenizer::new(&bytes_spec(rule)).unwrap());
     }
@@ -50,7 +50,7 @@ fn check_vectors(file: &str, adds_bos: bool) {
     let Some(path) = shared(file) else {
         return;
     };
-    let tokenizer = Tokenizer::from_gguf(&Gguf::open(&path).unwrap()).unwrap();
+    let tokenizer = Tokenizer::from_checkpoint(&Gguf::open(&path).unwrap()).unwrap();
     let read = |extension| std::fs::read_to_string(format!("{}.{extension}", path.display())).unwrap();
     let (inputs, outputs) = (read("inp"), read("out"));
     let inputs: Vec<&str> = inputs.split("\n__ggml_vocab_test__\n").collect();
@@ -86,7 +86,7 @@ fn llama3_ends_on_both_tokens() {
     let Some(path) = shared("ggml-vocab-llama-bpe.gguf") else {
         return;
     };
-    let tokenizer = Tokenizer::from_gguf(&Gguf::open(path).unwrap()).unwrap();
+    let tokenizer = Tokenizer::from_checkpoint(&Gguf::open(path).unwrap()).unwrap();
     assert!(tokenizer.is_end(128_001) && tokenizer.is_end(128_009));
     assert_eq!(tokenizer.special_id("<|eot_id|>"), Some(128_009));
     let prompt = "User: Hi<|eot_id|>Assistant: ";

@@ -6,7 +6,9 @@ use clap::Args;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use std::path::PathBuf;
-use tritone_runtime::gguf::{Gguf, TensorSummary};
+use tritone_runtime::checkpoint::TensorSummary;
+use tritone_runtime::config::{ActivationScales, Config};
+use tritone_runtime::gguf::Gguf;
 
 /// How much of a value is shown to people.
 const SHOWN_CHARS: usize = 80;
@@ -25,9 +27,15 @@ pub struct InspectArgs {
 pub fn run(args: &InspectArgs) -> Result<()> {
     let gguf = Gguf::open(&args.file)?;
     let summary = gguf.summary(true);
-    let sha256 = crate::commands::logits::hex(&Sha256::digest(gguf.bytes().as_slice()));
+    let sha256 = crate::commands::logits::hex(&Sha256::digest(gguf.data().as_slice()));
     let (zeros, ternary) = share(&summary.tensors);
     let share_of_zeros = (ternary > 0).then(|| zeros as f64 / ternary as f64);
+
+    // A file that can be listed need not be a model that runs.
+    let rules = Config::from_checkpoint(&gguf).ok().map(|config| {
+        let activations = ActivationScales::expected(&gguf, &config);
+        (config.activation.to_string(), activations.to_string())
+    });
 
     let mut out = Listing::new();
     if args.json {
@@ -36,15 +44,22 @@ pub fn run(args: &InspectArgs) -> Result<()> {
         all["sha256"] = json!(sha256);
         all["ternary_weights"] = json!(ternary);
         all["share_of_zeros"] = json!(share_of_zeros);
+        if let Some((ffn, activations)) = &rules {
+            all["ffn"] = json!(ffn);
+            all["activation_scales"] = json!(activations);
+        }
         out.line(all)?;
         return out.finish();
     }
     out.line(format_args!("file       {}", summary.file))?;
     out.line(format_args!("size       {} bytes", summary.bytes))?;
     out.line(format_args!("sha256     {sha256}"))?;
-    out.line(format_args!("format     GGUF {}, aligned to {}", summary.version, summary.alignment))?;
+    out.line(format_args!("format     {}", summary.format))?;
     if let Some(share) = share_of_zeros {
         out.line(format_args!("ternary    {ternary} weights, {:.1}% of them 0", share * 100.0))?;
+    }
+    if let Some((ffn, activations)) = rules {
+        out.line(format_args!("runs with  gate {ffn}, one scale for the activations of a {activations}"))?;
     }
     out.line(format_args!("\nmetadata ({})", summary.metadata.len()))?;
     for key in &summary.metadata {

@@ -4,9 +4,9 @@
 //! smallest size an element can have, before anything is allocated for it; every length is
 //! compared with the bytes that are left before they are taken.
 
-use super::value::{Array, Value, ValueType};
+use crate::checkpoint::{Array, Value, ValueType};
 use crate::error::{Error, Place, Result};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// Metadata and tensor descriptions of the largest models take a tenth of this.
 const MAX_HEADER: usize = 256 << 20;
@@ -43,7 +43,6 @@ pub(crate) struct Header {
     pub(crate) metadata: Vec<(String, Value)>,
     pub(crate) keys: HashMap<String, usize>,
     pub(crate) tensors: Vec<RawTensor>,
-    pub(crate) names: HashMap<String, usize>,
     /// First byte of the tensor data; past the end of a file that has no tensors.
     pub(crate) data_start: usize,
 }
@@ -73,10 +72,10 @@ pub(crate) fn header(file: &str, bytes: &[u8]) -> Result<Header> {
     };
 
     let mut tensors = Vec::new();
-    let mut names = HashMap::new();
-    for index in 0..n_tensors as usize {
+    let mut names = HashSet::new();
+    for _ in 0..n_tensors {
         let tensor = tensor(&mut cursor, alignment)?;
-        if names.insert(tensor.name.clone(), index).is_some() {
+        if !names.insert(tensor.name.clone()) {
             let at = cursor.place(tensor.described_at as usize);
             let at = at.tensor(tensor.name);
             return Err(malformed(at, "the name occurs twice".into(), CONVERT));
@@ -89,7 +88,7 @@ pub(crate) fn header(file: &str, bytes: &[u8]) -> Result<Header> {
     let Some(data_start) = data_start.filter(|&s| s <= bytes.len() || tensors.is_empty()) else {
         return Err(cursor.truncated(cursor.pos, "the tensor data", bytes.len() as u64 + 1));
     };
-    Ok(Header { version, alignment, metadata, keys, tensors, names, data_start })
+    Ok(Header { version, alignment, metadata, keys, tensors, data_start })
 }
 
 fn magic_and_version(cursor: &mut Cursor<'_>) -> Result<u32> {

@@ -2,7 +2,8 @@
 //! stream, so that a file may be larger than memory.
 //!
 //! ```
-//! use tritone_runtime::gguf::{Bytes, Gguf, Value, Writer};
+//! use tritone_runtime::checkpoint::{Bytes, Value};
+//! use tritone_runtime::gguf::{Gguf, Writer};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let mut writer = Writer::new();
@@ -19,7 +20,7 @@
 //! # }
 //! ```
 
-use super::value::{Value, write_string};
+use crate::checkpoint::{Value, write_string};
 use std::io::{self, Write};
 
 const DEFAULT_ALIGNMENT: usize = 32;

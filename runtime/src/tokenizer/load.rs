@@ -1,8 +1,8 @@
-//! Reads a [`VocabSpec`] from GGUF metadata.
+//! Reads a [`VocabSpec`] from a checkpoint.
 
 use super::{PreTokenizer, Tokenizer, VocabError, VocabKind, VocabSpec};
+use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use crate::gguf::Gguf;
 
 /// The vocabulary of Llama-3, whose files may lack the rule that cuts words.
 const LLAMA3_TOKENS: usize = 128_256;
@@ -13,7 +13,7 @@ impl Tokenizer {
     /// # Errors
     /// A missing or ill-typed key, a tokenizer or a rule that is not implemented, and what
     /// [`Tokenizer::new`] refuses.
-    pub fn from_gguf(file: &Gguf) -> Result<Self> {
+    pub fn from_checkpoint(file: &Checkpoint) -> Result<Self> {
         let tokens = file.array_str("tokenizer.ggml.tokens")?;
         let kind = match file.str("tokenizer.ggml.model")? {
             "gpt2" => VocabKind::Bpe(pre_tokenizer(file, tokens.len())?),
@@ -51,7 +51,7 @@ impl Tokenizer {
     }
 }
 
-fn pre_tokenizer(file: &Gguf, tokens: usize) -> Result<PreTokenizer> {
+fn pre_tokenizer(file: &Checkpoint, tokens: usize) -> Result<PreTokenizer> {
     let name = file.find::<&str>("tokenizer.ggml.pre")?;
     match name {
         None | Some("default") if tokens == LLAMA3_TOKENS => Ok(PreTokenizer::Llama3),
@@ -70,6 +70,6 @@ fn pre_tokenizer(file: &Gguf, tokens: usize) -> Result<PreTokenizer> {
     }
 }
 
-fn refuse(file: &Gguf, what: String, fix: &str) -> Error {
+fn refuse(file: &Checkpoint, what: String, fix: &str) -> Error {
     Error::Tokenizer { what: format!("{}: {what}", file.file()), fix: fix.into() }
 }

@@ -2,7 +2,7 @@
 
 use super::tensor::Tensor;
 use super::value::Value;
-use super::{Array, Gguf};
+use super::{Array, Checkpoint};
 use serde::Serialize;
 use serde_json::json;
 
@@ -14,12 +14,10 @@ const SHOWN_ELEMENTS: usize = 8;
 pub struct Summary {
     /// Path or name of the file.
     pub file: String,
-    /// Its size.
+    /// Bytes of all its files.
     pub bytes: u64,
-    /// GGUF version.
-    pub version: u32,
-    /// Alignment of tensor data in bytes.
-    pub alignment: usize,
+    /// `GGUF 3, aligned to 32`
+    pub format: String,
     /// Metadata in the file's order.
     pub metadata: Vec<KeySummary>,
     /// Tensors in the file's order.
@@ -75,15 +73,14 @@ impl TensorSummary {
     }
 }
 
-impl Gguf {
+impl Checkpoint {
     /// Metadata and tensors. `count_zeros` reads all ternary weights, which takes a few seconds
     /// for a model of two gigabytes; a tensor that cannot be read has a `problem` then.
     pub fn summary(&self, count_zeros: bool) -> Summary {
         Summary {
             file: self.file().into(),
-            bytes: self.bytes().len() as u64,
-            version: self.version(),
-            alignment: self.alignment(),
+            bytes: self.bytes(),
+            format: self.format().into(),
             metadata: self.metadata().iter().map(key_summary).collect(),
             tensors: self.tensors().iter().map(|tensor| tensor_summary(tensor, count_zeros)).collect(),
         }

@@ -1,153 +1,12 @@
-//! Tensors: where each lies, that none reaches out of the file or into another, and its type,
+//! Where each tensor lies, that none reaches out of the file or into another, and its type,
 //! which for some numbers only the span of bytes decides.
 
 use super::parse::{Header, RawTensor, cut_short, malformed};
-use super::types::{Candidates, TensorType, candidates, refuse};
-use super::{TernaryTensor, dequant};
+use super::type_id::{Candidates, candidates, refuse};
+use crate::checkpoint::{Tensor, TensorType, Value};
 use crate::error::{Error, Place, Result};
-use crate::mmap::{ByteView, Bytes};
+use crate::mmap::Bytes;
 use std::sync::Arc;
-
-/// A tensor of an open file. It keeps the file's bytes alive, so it may outlive the [`super::Gguf`].
-///
-/// The first dimension varies fastest: a matrix of `rows x cols`, row-major, has the dimensions
-/// `[cols, rows]`.
-#[derive(Debug, Clone)]
-pub struct Tensor {
-    name: String,
-    tensor_type: TensorType,
-    dims: Vec<usize>,
-    rows: usize,
-    cols: usize,
-    offset: u64,
-    span: usize,
-    data: ByteView,
-    file: Arc<str>,
-}
-
-impl Tensor {
-    /// Its name: `blk.0.attn_q.weight`.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Its type.
-    pub fn tensor_type(&self) -> TensorType {
-        self.tensor_type
-    }
-
-    /// One to four dimensions, none 0, the fastest first.
-    pub fn dims(&self) -> &[usize] {
-        &self.dims
-    }
-
-    /// Weights in a row: the first dimension.
-    pub fn cols(&self) -> usize {
-        self.cols
-    }
-
-    /// The product of the other dimensions.
-    pub fn rows(&self) -> usize {
-        self.rows
-    }
-
-    /// Byte of the file at which the data starts; a multiple of the file's alignment.
-    pub fn offset(&self) -> u64 {
-        self.offset
-    }
-
-    /// Bytes from this tensor to the next, or to the end of the file: the data and what pads it.
-    pub fn span(&self) -> usize {
-        self.span
-    }
-
-    /// The data as it stands in the file.
-    pub fn data(&self) -> &ByteView {
-        &self.data
-    }
-
-    /// Refuses a tensor that does not have exactly these dimensions, the fastest first.
-    ///
-    /// # Errors
-    ///
-    /// `Shape`.
-    pub fn expect_dims(&self, dims: &[usize]) -> Result<()> {
-        if self.dims == dims {
-            return Ok(());
-        }
-        Err(Error::Shape {
-            at: Box::new(self.place()),
-            found: format!("{:?}", self.dims),
-            expected: format!("{dims:?}"),
-        })
-    }
-
-    /// Where the tensor is, for messages.
-    pub fn place(&self) -> Place {
-        Place::file(&*self.file).at(self.offset).tensor(self.name.clone())
-    }
-
-    /// The tensor as trits and scales.
-    ///
-    /// # Errors
-    ///
-    /// `Unsupported` if its type is not ternary, `Malformed` if the scale of an I2_S tensor is not
-    /// finite.
-    pub fn ternary(&self) -> Result<TernaryTensor> {
-        TernaryTensor::new(self)
-    }
-
-    /// Writes row `row` as floats to `out`, which has `cols` elements.
-    ///
-    /// # Errors
-    ///
-    /// For ternary types as [`TernaryTensor::dequantize_row`]; others cannot fail.
-    ///
-    /// # Panics
-    ///
-    /// If there is no such row or `out` has another length.
-    pub fn dequantize_row(&self, row: usize, out: &mut [f32]) -> Result<()> {
-        if self.tensor_type.is_ternary() {
-            return self.ternary()?.dequantize_row(row, out);
-        }
-        self.dequantize_float_row(row, out);
-        Ok(())
-    }
-
-    /// All weights as floats, row after row.
-    ///
-    /// # Errors
-    ///
-    /// As [`Tensor::dequantize_row`], and `Memory`.
-    pub fn to_f32(&self) -> Result<Vec<f32>> {
-        let mut out = Vec::new();
-        let n = self.rows * self.cols;
-        out.try_reserve_exact(n).map_err(|_| Error::Memory {
-            what: format!("tensor `{}` as floats", crate::error::shown(&self.name)),
-            bytes: (n as u64).saturating_mul(4),
-        })?;
-        out.resize(n, 0.0);
-        let rows = out.chunks_exact_mut(self.cols).enumerate();
-        if self.tensor_type.is_ternary() {
-            let ternary = self.ternary()?;
-            for (row, values) in rows {
-                ternary.dequantize_row(row, values)?;
-            }
-        } else {
-            for (row, values) in rows {
-                self.dequantize_float_row(row, values);
-            }
-        }
-        Ok(out)
-    }
-
-    fn dequantize_float_row(&self, row: usize, out: &mut [f32]) {
-        assert!(row < self.rows && out.len() == self.cols);
-        let row_bytes = self.data.len() / self.rows;
-        let bytes = &self.data[row * row_bytes..][..row_bytes];
-        dequant::dequantize_row(self.tensor_type, bytes, out);
-    }
-}
 
 /// Gives every tensor of the header its bytes and its type, in the header's order.
 pub(crate) fn place_tensors(file: &Arc<str>, bytes: &Bytes, header: &Header) -> Result<Vec<Tensor>> {
@@ -167,7 +26,7 @@ pub(crate) fn place_tensors(file: &Arc<str>, bytes: &Bytes, header: &Header) -> 
             .keys
             .get("general.architecture")
             .and_then(|&i| match &header.metadata[i].1 {
-                super::Value::String(name) => Some(&**name),
+                Value::String(name) => Some(&**name),
                 _ => None,
             })
             .unwrap_or("none"),
@@ -183,17 +42,9 @@ pub(crate) fn place_tensors(file: &Arc<str>, bytes: &Bytes, header: &Header) -> 
         // `size <= span` was checked, and offset + span <= data_len by the loop above.
         let start = header.data_start + raw.offset as usize;
         let data = bytes.view(start..start + size).expect("offset and size were checked against the file");
-        tensors.push(Tensor {
-            name: raw.name.clone(),
-            tensor_type,
-            cols: raw.dims[0],
-            rows: raw.weights / raw.dims[0],
-            dims: raw.dims.clone(),
-            offset: start as u64,
-            span: spans[index] as usize,
-            data,
-            file: file.clone(),
-        });
+        let (name, dims) = (raw.name.clone(), raw.dims.clone());
+        let span = spans[index] as usize;
+        tensors.push(Tensor::new(file.clone(), name, tensor_type, dims, start as u64, span, data));
     }
     Ok(tensors)
 }

@@ -3,6 +3,8 @@
 //! | type | weights | scale | packing of a block |
 //! |---|---|---|---|
 //! | I2_S | 128 | one f32 for the tensor, after the weights | 32 bytes; bits 7-6, 5-4, 3-2, 1-0 of byte `k` are weights `k`, `k+32`, `k+64`, `k+96` |
+//! | I2_S, Arm | 64 | as above | 16 bytes; the same with steps of 16 |
+//! | I2_S, rows4 | | as above | byte `c` of group `g` of four rows: the same bits are column `c` of rows `4g` to `4g+3` |
 //! | TQ1_0 | 256 | f16 at byte 52 | five trits a byte, see [`tq1_0`] |
 //! | TQ2_0 | 256 | f16 at byte 64 | per half: bits `2n`, `2n+1` of byte `m` are weight `m + 32n` |
 //! | Q2_0 | 64 or 128 | f16 at byte 0 | four a byte, in order, low bits first |
@@ -13,7 +15,7 @@
 
 use super::dequant::half_at;
 use super::tensor::Tensor;
-use super::types::{I2S_TRAILER, TensorType};
+use super::tensor_type::{I2S_TRAILER, TensorType};
 use crate::error::{Error, Place, Result};
 use crate::mmap::ByteView;
 
@@ -53,7 +55,14 @@ impl TernaryTensor {
             scale: 0.0,
             place: tensor.place(),
         };
-        if tensor_type == TensorType::I2S {
+        if tensor_type == TensorType::I2SRows4 && !rows.is_multiple_of(4) {
+            return Err(Error::Unsupported {
+                at: Box::new(tensor.place()),
+                what: format!("{rows} rows can't be cut in groups of four, as this layout of I2_S has them"),
+                fix: "choose another --i2s-layout".into(),
+            });
+        }
+        if tensor_type.is_i2s() {
             let at = ternary.data.len() - I2S_TRAILER;
             let bytes = ternary.data[at..].first_chunk().expect("the trailer");
             ternary.scale = ternary.finite(f32::from_le_bytes(*bytes), || "of the tensor".into())?;
@@ -79,7 +88,7 @@ impl TernaryTensor {
     /// Weights of a row that share a scale; the whole row for I2_S.
     pub fn block(&self) -> usize {
         match self.tensor_type {
-            TensorType::I2S => self.cols,
+            ty if ty.is_i2s() => self.cols,
             other => other.block_weights(),
         }
     }
@@ -91,11 +100,11 @@ impl TernaryTensor {
 
     /// The one scale of an I2_S tensor, a multiplier; nothing for types with scales per block.
     pub fn tensor_scale(&self) -> Option<f32> {
-        (self.tensor_type == TensorType::I2S).then_some(self.scale)
+        self.tensor_type.is_i2s().then_some(self.scale)
     }
 
-    /// The packed weights of an I2_S tensor without its scale: `rows * cols / 4` bytes, as the
-    /// kernels read them in place. Codes are not checked, see [`TernaryTensor::check`].
+    /// The packed weights of an I2_S tensor in the published layout, without its scale:
+    /// `rows * cols / 4` bytes, as the kernels read them in place. Codes are not checked, see [`TernaryTensor::check`].
     pub fn i2s(&self) -> Option<ByteView> {
         if self.tensor_type != TensorType::I2S {
             return None;
@@ -117,7 +126,9 @@ impl TernaryTensor {
         let bytes = self.row(row);
         self.check_row(row, bytes)?;
         match self.tensor_type {
-            TensorType::I2S => decode(bytes, out, i2s),
+            TensorType::I2S => decode(bytes, out, i2s::<32, 128>),
+            TensorType::I2SArm => decode(bytes, out, i2s::<16, 64>),
+            TensorType::I2SRows4 => row_of_four(bytes, row % 4, out),
             TensorType::Tq1_0 => decode(bytes, out, tq1_0),
             TensorType::Tq2_0 => decode(bytes, out, tq2_0),
             TensorType::Q2_0 => decode(bytes, out, q2_0::<18, 64>),
@@ -182,7 +193,7 @@ impl TernaryTensor {
     pub fn check(&self) -> Result<()> {
         for row in 0..self.rows {
             self.check_row(row, self.row(row))?;
-            if self.tensor_type != TensorType::I2S {
+            if self.tensor_scale().is_none() {
                 for block in 0..self.blocks_per_row() {
                     self.scale(row, block)?;
                 }
@@ -206,8 +217,12 @@ impl TernaryTensor {
         Ok(zeros)
     }
 
+    /// The bytes in which a row lies, those of its three neighbours among them if they share it.
     fn row(&self, row: usize) -> &[u8] {
         assert!(row < self.rows);
+        if self.tensor_type == TensorType::I2SRows4 {
+            return &self.data[row / 4 * self.cols..][..self.cols];
+        }
         &self.data[row * self.row_bytes..][..self.row_bytes]
     }
 
@@ -224,7 +239,7 @@ impl TernaryTensor {
 
     fn check_row(&self, row: usize, bytes: &[u8]) -> Result<()> {
         let bad = match self.tensor_type {
-            TensorType::I2S => code_three(bytes),
+            TensorType::I2S | TensorType::I2SArm | TensorType::I2SRows4 => code_three(bytes),
             // All 256 values of a byte decode to trits.
             TensorType::Tq1_0 => false,
             TensorType::Tq2_0 => any_block::<66>(bytes, |b| code_three(&b[..64])),
@@ -262,11 +277,16 @@ fn decode<const BYTES: usize, const WEIGHTS: usize>(
     }
 }
 
-fn i2s(bytes: &[u8; 32], out: &mut [i8; 128]) {
-    for (n, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
-        for (o, &byte) in out.iter_mut().zip(bytes) {
-            *o = (byte >> (6 - 2 * n) & 3) as i8 - 1;
-        }
+fn i2s<const BYTES: usize, const WEIGHTS: usize>(bytes: &[u8; BYTES], out: &mut [i8; WEIGHTS]) {
+    for (n, out) in out.as_chunks_mut::<BYTES>().0.iter_mut().enumerate() {
+        row_of_four(bytes, n, out);
+    }
+}
+
+/// The trits that have place `n` in their bytes, from the top.
+fn row_of_four(bytes: &[u8], n: usize, out: &mut [i8]) {
+    for (o, &byte) in out.iter_mut().zip(bytes) {
+        *o = (byte >> (6 - 2 * n) & 3) as i8 - 1;
     }
 }
 

@@ -12,7 +12,7 @@
 //! | Q5_K | 256 | as Q4_K with 32 bytes of fifth bits before the nibbles |
 //! | Q6_K | 256 | 128 bytes of nibbles, 64 bytes of two upper bits, 16 i8 scales, f16 `d`; `d * scale * (n - 32)` in groups of 16 |
 
-use super::types::TensorType;
+use super::tensor_type::TensorType;
 use half::{bf16, f16};
 
 /// Decodes one row, or any whole number of blocks, of a type that is not ternary.
@@ -55,6 +55,8 @@ pub fn dequantize_row(ty: TensorType, bytes: &[u8], out: &mut [f32]) {
         TensorType::Tq1_0
         | TensorType::Tq2_0
         | TensorType::I2S
+        | TensorType::I2SArm
+        | TensorType::I2SRows4
         | TensorType::Q2_0
         | TensorType::Q2_0G128
         | TensorType::Pq2_0 => panic!("{} is ternary", ty.name()),
