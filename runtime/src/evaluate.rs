@@ -68,12 +68,20 @@ impl Windows {
             Cut::Sliding(_) => (2, 2, "one token to be predicted from another".to_owned()),
         };
         if context < least_context {
-            return Err(invalid("--ctx", context, format!("it must be at least {least_context} for a token to be scored")));
+            return Err(invalid(
+                "--ctx",
+                context,
+                format!("it must be at least {least_context} for a token to be scored"),
+            ));
         }
         if let Cut::Sliding(stride) = cut
             && !(1..context).contains(&stride)
         {
-            return Err(invalid("--stride", stride, format!("it must be from 1 to {}, below the context", context - 1)));
+            return Err(invalid(
+                "--stride",
+                stride,
+                format!("it must be from 1 to {}, below the context", context - 1),
+            ));
         }
         if n_tokens < needed {
             return Err(invalid(

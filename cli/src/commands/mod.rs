@@ -1,8 +1,11 @@
 //! One file per command.
 
 pub mod chat;
+pub mod check;
+pub mod compare;
 pub mod inspect;
 pub mod logits;
+pub mod perplexity;
 pub mod run;
 pub mod tokenize;
 
@@ -18,5 +21,8 @@ pub fn dispatch(cli: Cli) -> Result<()> {
         Some(Command::Logits(args)) => logits::run(&args),
         Some(Command::Inspect(args)) => inspect::run(&args),
         Some(Command::Tokenize(args)) => tokenize::run(&args),
+        Some(Command::Perplexity(args)) => perplexity::run(&args),
+        Some(Command::Compare(args)) => compare::run(&args),
+        Some(Command::Check(args)) => check::run(&args),
     }
 }
