@@ -139,11 +139,26 @@ pub fn run(args: &CompareArgs) -> Result<()> {
     }
     bar.finish_and_clear();
 
+    let sides = [(&args_a, &a), (&args_b, &b)].map(|(args, model)| Side {
+        name: model_name(args.model.as_deref()),
+        cache: match args.cache_type {
+            CachePrecision::F16 => "f16",
+            CachePrecision::F32 => "f32",
+        },
+        model,
+    });
     if args.json {
-        let result = to_json(&comparison, [(&names[0], &a), (&names[1], &b)], ids.len(), context);
+        let result = to_json(&comparison, &sides, ids.len(), context);
         return emit(format_args!("{result}\n"));
     }
-    print(&comparison, [(&names[0], &a), (&names[1], &b)])
+    print(&comparison, &sides)
+}
+
+/// One of the two that are compared.
+struct Side<'m> {
+    name: String,
+    cache: &'static str,
+    model: &'m Model,
 }
 
 /// Refuses models whose tokens are not the same.
@@ -174,12 +189,21 @@ fn same_vocabulary(a: &Model, b: &Model, names: &[String; 2]) -> Result<()> {
     }
 }
 
-fn print(comparison: &Comparison, models: [(&String, &Model); 2]) -> Result<()> {
+fn print(comparison: &Comparison, sides: &[Side; 2]) -> Result<()> {
     let positions = comparison.positions();
-    for ((name, model), letter) in models.into_iter().zip(["A", "B"]) {
-        emit(format_args!("{letter}           {name} ({})\n", settings(model)))?;
+    for (side, letter) in sides.iter().zip(["A", "B"]) {
+        let model = side.model;
+        emit(format_args!(
+            "{letter}           {} ({}, {}, gate {}, activations by the {}, cache {})\n",
+            side.name,
+            model.isa().level(),
+            model.gemv_kernel(),
+            model.config().activation,
+            model.activation_scales(),
+            side.cache
+        ))?;
     }
-    emit(format_args!("positions   {positions}, {} logits each\n", models[0].1.config().vocab_size))?;
+    emit(format_args!("positions   {positions}, {} logits each\n", sides[0].model.config().vocab_size))?;
     if comparison.is_identical() {
         emit("bits        identical\n")?;
     } else {
@@ -212,20 +236,11 @@ fn relative(comparison: &Comparison, value: f64) -> Option<f64> {
     (comparison.rms() > 0.0).then(|| value / comparison.rms())
 }
 
-fn settings(model: &Model) -> String {
-    format!(
-        "{}, {}, gate {}, one scale for the activations of a {}",
-        model.isa().level(),
-        model.gemv_kernel(),
-        model.config().activation,
-        model.activation_scales()
-    )
-}
-
-fn to_json(comparison: &Comparison, models: [(&String, &Model); 2], text_tokens: usize, context: usize) -> Value {
-    let of_model = |(name, model): (&String, &Model), likelihood: &Likelihood| {
+fn to_json(comparison: &Comparison, sides: &[Side; 2], text_tokens: usize, context: usize) -> Value {
+    let side = |Side { name, cache, model }: &Side, likelihood: &Likelihood| {
         json!({
             "model": name,
+            "cache_type": cache,
             "isa": model.isa().level().name(),
             "gemv_kernel": model.gemv_kernel(),
             "gemm_kernel": model.gemm_kernel(),
@@ -238,12 +253,12 @@ fn to_json(comparison: &Comparison, models: [(&String, &Model); 2], text_tokens:
         })
     };
     json!({
-        "a": of_model(models[0], comparison.a()),
-        "b": of_model(models[1], comparison.b()),
+        "a": side(&sides[0], comparison.a()),
+        "b": side(&sides[1], comparison.b()),
         "text_tokens": text_tokens,
         "context": context,
         "positions": comparison.positions(),
-        "vocab_size": models[0].1.config().vocab_size,
+        "vocab_size": sides[0].model.config().vocab_size,
         "identical": comparison.is_identical(),
         "identical_positions": comparison.identical_positions(),
         "rms": comparison.rms(),
