@@ -15,6 +15,9 @@ use tritone_runtime::tokenizer::{SpecialTokens, Tokenizer};
 /// Weights that a thread reads before it asks for more work.
 const AT_ONCE: usize = 1 << 22;
 
+/// Longer rows belong to no model; one would take gigabytes when read.
+const LONGEST_ROW: usize = 1 << 24;
+
 /// Above this share of zeros a ternary matrix says nearly nothing; trained ones have 0.2 to 0.6.
 const MANY_ZEROS: f64 = 0.95;
 
@@ -194,6 +197,15 @@ fn count_all(tensors: &[Tensor], threads: usize) -> Vec<Counts> {
 /// Counts in some rows of a tensor.
 fn count(tensor: &Tensor, rows: Range<usize>) -> Counts {
     let mut counts = Counts::default();
+    if tensor.cols() > LONGEST_ROW {
+        let error = format!(
+            "{}: rows of {} weights are longer than any model's; the file is damaged, download it again",
+            tensor.place(),
+            tensor.cols()
+        );
+        counts.broken = Some((rows.start, error));
+        return counts;
+    }
     if !tensor.tensor_type().is_ternary() {
         let mut values = vec![0.0f32; tensor.cols()];
         for row in rows {
