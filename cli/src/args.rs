@@ -1,8 +1,8 @@
 //! What can be said on the command line.
 
 use crate::commands::{
-    chat::ChatArgs, convert::ConvertArgs, inspect::InspectArgs, logits::LogitsArgs, run::RunArgs, synth::SynthArgs,
-    tokenize::TokenizeArgs,
+    chat::ChatArgs, check::CheckArgs, compare::CompareArgs, convert::ConvertArgs, inspect::InspectArgs,
+    logits::LogitsArgs, perplexity::PerplexityArgs, run::RunArgs, synth::SynthArgs, tokenize::TokenizeArgs,
 };
 use crate::failure::{Result, Stop};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -29,6 +29,9 @@ const EXAMPLES: &str = "Examples:
   tritone logits -p 'Once upon' --all --hash   a fingerprint of what the model says
   tritone inspect model.gguf                   what a file holds
   tritone tokenize -p 'Once upon a time'       text to tokens
+  tritone perplexity -m model.gguf -f book.txt how well a model predicts a text
+  tritone compare a.gguf b.gguf -f book.txt    how far two models are apart
+  tritone check -m model.gguf                  is something wrong with it, or with this machine
 
 Without a subcommand the options are those of `run`.
 ";
@@ -73,7 +76,7 @@ Examples:
   tritone logits -m model.gguf --ids 1,2,3 --all --hash
   tritone logits -p 'Once upon a time' --all -o logits.npy\n\n{EXIT_STATUS}"))]
     Logits(LogitsArgs),
-    /// Show what a GGUF file holds
+    /// Show what a model file or folder holds
     #[command(after_help = format!("Examples:
   tritone inspect model.gguf
   tritone inspect model.gguf --json | jq .sha256\n\n{EXIT_STATUS}"))]
@@ -93,10 +96,33 @@ Examples:
   tritone tokenize -m model.gguf -f book.txt --ids
   tritone tokenize --decode 0,49,80\n\n{EXIT_STATUS}"))]
     Tokenize(TokenizeArgs),
+    /// Measure how well a model predicts a text
+    #[command(after_help = format!("The text is cut into chunks of --ctx tokens (512), and the second half of each is
+scored: the definition that most published figures have.
+
+Examples:
+  tritone perplexity -m model.gguf -f wiki.test.raw
+  tritone perplexity -m model.gguf -f book.txt --stride 256 --ctx 1024
+  tritone perplexity -f story.txt --full --json\n\n{EXIT_STATUS}"))]
+    Perplexity(PerplexityArgs),
+    /// Measure how far two models, or two settings of one, are apart on a text
+    #[command(after_help = format!("Examples:
+  tritone compare model-i2_s.gguf model-tq2_0.gguf -f book.txt
+  tritone compare model.gguf -f book.txt --isa scalar --isa-b avx2
+  tritone compare -p 'Once upon a time there was a king' --cache-type-b f32\n\n{EXIT_STATUS}"))]
+    Compare(CompareArgs),
+    /// Test the machine, a model file, and whether the model makes sense
+    #[command(after_help = format!("The status is 1 if something is wrong.
+
+Examples:
+  tritone check
+  tritone check -m model.gguf
+  tritone check -m model.gguf --try-all\n\n{EXIT_STATUS}"))]
+    Check(CheckArgs),
 }
 
 /// Which model, and how it is to be run.
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub struct ModelArgs {
     /// The model, a GGUF file; left out: the story model in the binary
     #[arg(short, long, value_name = "FILE")]
@@ -104,7 +130,7 @@ pub struct ModelArgs {
     /// Threads; left out: one for each physical core
     #[arg(short, long, value_name = "N", value_parser = at_least_one)]
     pub threads: Option<usize>,
-    /// Tokens of context; left out: as many as the model was made for
+    /// Tokens of context; left out: as many as the model was made for (512 where a text is measured)
     #[arg(short, long = "ctx", value_name = "TOKENS", value_parser = at_least_one)]
     pub context: Option<usize>,
     /// Highest instruction set to use: scalar, avx2, ...; left out: TRITONE_ISA, or the best there is
@@ -320,7 +346,8 @@ pub fn token_ids(list: &str) -> std::result::Result<Vec<u32>, String> {
     ids.collect()
 }
 
-fn at_least_one(number: &str) -> std::result::Result<usize, String> {
+/// A count of which there is at least one.
+pub fn at_least_one(number: &str) -> std::result::Result<usize, String> {
     match number.parse() {
         Ok(0) => Err("it must be 1 or more; leave the option out for the default".to_owned()),
         Ok(number) => Ok(number),

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use tritone_runtime::error::Error;
 
 /// The status when something went wrong at run time.
-const RUNTIME: u8 = 1;
+pub const RUNTIME: u8 = 1;
 /// The status when the command was not used as it can be.
 const USAGE: u8 = 2;
 /// The status after Ctrl-C, as shells have it: 128 + SIGINT.

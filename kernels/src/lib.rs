@@ -45,5 +45,6 @@ pub mod kernel;
 pub mod line;
 pub mod matrix;
 pub mod registry;
+pub mod selftest;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

@@ -5,6 +5,7 @@
 pub mod checkpoint;
 pub mod config;
 pub mod error;
+pub mod evaluate;
 mod forward;
 pub mod generate;
 pub mod gguf;
@@ -22,4 +23,4 @@ pub mod threads;
 pub mod tokenizer;
 mod weights;
 
-pub use tritone_kernels::isa;
+pub use tritone_kernels::{isa, selftest};

@@ -1,9 +1,12 @@
 //! One file per command.
 
 pub mod chat;
+pub mod check;
+pub mod compare;
 pub mod convert;
 pub mod inspect;
 pub mod logits;
+pub mod perplexity;
 pub mod run;
 pub mod synth;
 pub mod tokenize;
@@ -22,5 +25,8 @@ pub fn dispatch(cli: Cli) -> Result<()> {
         Some(Command::Inspect(args)) => inspect::run(&args),
         Some(Command::Synth(args)) => synth::run(&args),
         Some(Command::Tokenize(args)) => tokenize::run(&args),
+        Some(Command::Perplexity(args)) => perplexity::run(&args),
+        Some(Command::Compare(args)) => compare::run(&args),
+        Some(Command::Check(args)) => check::run(&args),
     }
 }
