@@ -141,7 +141,12 @@ impl Linear {
                 }
                 Weights::InPlace(bytes)
             }
-            None => Weights::Packed(pack(ternary, &geometry, options.pool)?),
+            None => {
+                let packed = pack(ternary, &geometry, options.pool)?;
+                // Weights are in memory once.
+                tensor.data().release();
+                Weights::Packed(packed)
+            }
         };
         let activation_block = match options.activations {
             ActivationScales::Token => cols,

@@ -1,7 +1,8 @@
 //! Model bytes: a mapped file, bytes inside the binary, or bytes on the heap, all shared by
 //! counting references so that tensors can outlive the reader that found them.
 //!
-//! This is the only file of the runtime with `unsafe` in it: one call that maps a file.
+//! This is the only file of the runtime with `unsafe` in it: one call that maps a file, and one that
+//! lets go of its pages.
 
 use crate::error::{Error, Place, Result};
 use memmap2::Mmap;
@@ -100,6 +101,24 @@ impl ByteView {
     /// The bytes.
     pub fn as_slice(&self) -> &[u8] {
         &self.bytes.as_slice()[self.range.clone()]
+    }
+
+    /// Lets the system take back the memory of these bytes if they are mapped: their pages come from
+    /// the file again when they are read. For parts that have been read for the last time.
+    pub fn release(&self) {
+        #[cfg(unix)]
+        if let Source::Mapped(map) = &self.bytes.0
+            && !self.range.is_empty()
+        {
+            // SAFETY: `MADV_DONTNEED` must not lose what someone relies on. The map is of a file
+            // and read-only (`map`), so nothing but the file's own bytes is in its pages, and the
+            // next read brings the same bytes back.
+            let advised = unsafe {
+                map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, self.range.start, self.range.len())
+            };
+            // A system that refuses keeps the pages, which is no harm.
+            drop(advised);
+        }
     }
 
     /// A part of this part, or nothing if it reaches past the end.

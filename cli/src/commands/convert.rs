@@ -21,6 +21,9 @@ use tritone_runtime::quantize::{ScaleGrid, TernaryEncoder, TernaryFormat, quanti
 const OWN_KEYS: [&str; 6] =
     ["general.alignment", "general.file_type", "split.no", "split.count", "split.tensors.count", ACTIVATIONS_KEY];
 
+/// Rows of an embedding after which memory that was read is given back.
+const RELEASED_ROWS: usize = 4096;
+
 /// Options of `convert`.
 #[derive(Args)]
 pub struct ConvertArgs {
@@ -197,13 +200,19 @@ impl<'a> Job<'a> {
                 encoder.finish(&mut out);
             }
             Job::Float { tensor, ty } if *ty == tensor.tensor_type() => {
-                for piece in tensor.data().chunks(PIECE) {
-                    file.write(piece)?;
+                let len = tensor.data().len();
+                for start in (0..len).step_by(PIECE) {
+                    let Some(piece) = tensor.data().view(start..len.min(start + PIECE)) else { break };
+                    file.write(&piece)?;
+                    piece.release();
                 }
             }
             Job::Float { tensor, ty } => {
                 let mut values = vec![0.0; tensor.cols()];
                 for row in 0..tensor.rows() {
+                    if row % RELEASED_ROWS == 0 {
+                        tensor.data().release();
+                    }
                     tensor.dequantize_row(row, &mut values)?;
                     if let Some(value) = values.iter().find(|value| !value.is_finite()) {
                         return Err(Stop::from(Error::Malformed {
@@ -217,6 +226,14 @@ impl<'a> Job<'a> {
                 }
             }
         }
+        // Memory holds one tensor of the source at a time.
+        self.tensor().data().release();
         file.write(&out)
+    }
+
+    fn tensor(&self) -> &'a Tensor {
+        match self {
+            Job::Ternary { tensor, .. } | Job::Float { tensor, .. } => tensor,
+        }
     }
 }
