@@ -107,6 +107,111 @@ fn what_published_templates_use() {
     assert!(refusal("{{ raise_exception('roles must alternate') }}").contains("roles must alternate"));
 }
 
+/// Constructs of the templates of Llama-3.1, Qwen3, Mistral, DeepSeek, Gemma and gpt-oss, in short ones of our own.
+#[test]
+fn forms_of_published_templates() {
+    // A system message taken off the front, a date, a tool role that never comes.
+    assert_eq!(
+        render(
+            "{{- bos_token }}\n{%- if not date_string is defined %}\n{%- set date_string = '26 Jul 2024' %}\n{%- endif %}\n\
+             {%- if messages[0]['role'] == 'system' %}\n{%- set system = messages[0]['content'] | trim %}\n\
+             {%- set messages = messages[1:] %}\n{%- else %}\n{%- set system = '' %}\n{%- endif %}\n\
+             {{- '[' + system + '|' + date_string + ']\\n\\n' }}\n\
+             {%- for message in messages %}\n\
+             {%- if not (message.role == 'ipython' or message.role == 'tool' or 'tool_calls' in message) %}\n\
+             {{- '<' + message['role'] + '>' + message['content'] | trim + '<end>' }}\n\
+             {%- elif message.role == 'tool' %}\n{{- raise_exception('no tools') }}\n{%- endif %}\n{%- endfor %}\n\
+             {%- if tools is not none and tools %}\n{{- tools | tojson(indent=4) }}\n{%- endif %}\n\
+             {%- if add_generation_prompt %}\n{{- '<assistant>' }}\n{%- endif %}"
+        ),
+        "<s>[Be brief.|26 Jul 2024]\n\n<user>Hi!<end><assistant>Hello.<end><user>Who?<end><assistant>"
+    );
+    // The last question of the user, found from behind; thoughts cut out; neighbours of a message.
+    assert_eq!(
+        render(
+            "{%- set ns = namespace(multi_step_tool=true, last=messages | length - 1) %}\n\
+             {%- for message in messages[::-1] %}\n{%- set index = (messages | length - 1) - loop.index0 %}\n\
+             {%- if ns.multi_step_tool and message.role == 'user' and message.content is string and \
+             not (message.content.startswith('<r>') and message.content.endswith('</r>')) %}\n\
+             {%- set ns.multi_step_tool = false %}\n{%- set ns.last = index %}\n{%- endif %}\n{%- endfor %}\n{{- ns.last }}\n\
+             {%- set content = '<think>\\na\\n</think>\\n\\nb' %}\n\
+             {%- set reasoning = content.split('</think>')[0].rstrip('\\n').split('<think>')[-1].lstrip('\\n') %}\n\
+             {{- '|' + reasoning + '|' + content.split('</think>')[-1].lstrip('\\n').strip('\\n') + '|' }}\n\
+             {%- for m in messages %}\n{%- if loop.previtem and loop.previtem.role != m.role %}{{ loop.index }}{% endif %}\n\
+             {%- if not loop.last and loop.nextitem.role == 'user' %}{{ '>' }}{% endif %}\n\
+             {%- if loop.index0 > 0 and messages[loop.index0 - 1].role == 'assistant' %}{{ '<' }}{% endif %}{%- endfor %}"
+        ),
+        "3|a|b|>23>4<"
+    );
+    // Roles that must alternate; the last of some messages.
+    assert_eq!(
+        render(
+            "{%- if messages[0]['role'] == 'system' %}{% set loop_messages = messages[1:] %}{% endif %}\n\
+             {%- for message in loop_messages %}\n{%- if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}\n\
+             {{- raise_exception('roles must alternate') }}\n{%- endif %}\n{%- endfor %}\n\
+             {%- set asked = loop_messages | selectattr('role', 'equalto', 'user') | list %}\n\
+             {%- set others = loop_messages | rejectattr('role', 'in', ['user', 'tool']) | map(attribute='content') | join(', ') %}\n\
+             {{- asked | length ~ asked[-1].content ~ (asked | last).role ~ others }}"
+        ),
+        "2Who?userHello."
+    );
+    // Text gathered in a namespace, and lists put together.
+    assert_eq!(
+        render(
+            "{% set ns = namespace(is_first=true, system_prompt='', all=[]) %}\
+             {% for message in [{'role': 'system', 'content': 'First.'}] + messages %}{% if message['role'] == 'system' %}\
+             {% if ns.is_first %}{% set ns.system_prompt = ns.system_prompt + message['content'] %}{% set ns.is_first = false %}\
+             {% else %}{% set ns.system_prompt = ns.system_prompt + '\\n\\n' + message['content'] %}{% endif %}\
+             {% else %}{% set ns.all = ns.all + [message.role] %}{% endif %}{% endfor %}{{ ns.system_prompt }}|{{ ns.all }}"
+        ),
+        "First.\n\nBe brief.|['user', 'assistant', 'user']"
+    );
+    // Macros with defaults, dictionaries, blocks.
+    assert_eq!(
+        render(
+            "{%- macro kind(spec, names, optional=false) -%}\n\
+             {%- if spec.type == 'array' -%}{{ kind(spec['items'], names) }}[]\n\
+             {%- elif spec.type is defined and spec.type is iterable and spec.type is not string -%}\n\
+             {%- for t in spec.type -%}{{ t }}{% if not loop.last %} | {% endif %}{%- endfor -%}\n\
+             {%- else -%}{{ spec.type | default('any', true) }}{% if optional %}?{% endif %}{%- endif -%}\n{%- endmacro -%}\n\
+             {%- set spec = {'a': {'type': 'array', 'items': {'type': 'text'}}, 'b': {'type': ['x', 'y']}, 'c': {}} -%}\n\
+             {%- for name, value in spec.items() -%}{{ name }}: {{ kind(value, ['a'], optional=name == 'c') }};{% endfor -%}\n\
+             {%- for name, value in spec | dictsort -%}{{ name }}{% endfor -%}\n\
+             {%- for name in spec -%}{{ name ~ ',' }}{% endfor -%}\n\
+             {%- set block -%} {{ 'x' * 3 }} {%- endset -%}{{ block }}{% filter upper %}y{% endfilter -%}\n\
+             {%- if spec is mapping and spec['a'] is mapping and 'c' in spec and spec.c | length == 0 %}!{% endif -%}\n\
+             {{- {'a': 1, 'b': [1, 2.5, none, true]} | tojson }}"
+        ),
+        "a: text[];b: x | y;c: any?;abca,b,c,xxxY!{\"a\": 1, \"b\": [1, 2.5, null, true]}"
+    );
+    assert_eq!(
+        render(
+            "{% for role in messages | map(attribute='role') | unique %}{{ role[0] | upper }}{% endfor %}\
+             {{ [3, 1, 2] | sort | reverse | list }}{{ 'a b  c'.split() | join('-') }}{{ (1, 2) + (3,) }}{{ [1, 2] * 2 }}\
+             {{ range(2, 5) | list }}{{ 'abc'[1:] }}{{ 'abc'[::-1] }}{% with a = 1 %}{{ a + 1 }}{% endwith %}{{ 7 // 2 }}\
+             {% macro box(x) %}[{{ caller() }}{{ x }}]{% endmacro %}{% call box(1) %}in{% endcall %}\
+             {% for a in [1, [2, 3]] recursive %}{% if a is sequence %}({{ loop(a) }}){% else %}{{ a }}{% endif %}{% endfor %}\
+             {% for x in messages if x.role == 'user' %}{{ loop.index }}/{{ loop.length }}{% else %}none{% endfor %}"
+        ),
+        "SUA[3, 2, 1]a-b-c(1, 2, 3)[1, 2, 1, 2][2, 3, 4]bccba23[in1]1(23)1/22/2"
+    );
+}
+
+/// The budget grows with the conversation: what is fine for a short one is fine for a long one.
+#[test]
+fn long_conversations() {
+    let source = "{% set ns = namespace(all=[]) %}{% for m in messages %}{% set ns.all = ns.all + [m] %}{% endfor %}\
+                  {% for m in ns.all %}{% if m.content == messages[loop.index0].content and m.role is string %}\
+                  {{ m.role + ': ' + (m.content | trim).strip('\\n').split('</think>')[-1] ~ '\\n' }}{% endif %}{% endfor %}";
+    let template = ChatTemplate::new(source, "", "").unwrap();
+    for (n_messages, length) in [(500, 200), (20, 50_000), (1, 2_000_000)] {
+        let text = "a word ".repeat(length / 7);
+        let messages = vec![Message::new("user", text.as_str()); n_messages];
+        let expected = format!("user: {}\n", text.trim()).repeat(n_messages);
+        assert_eq!(template.render(&messages, true).unwrap(), expected);
+    }
+}
+
 #[test]
 fn templates_that_are_wrong() {
     for source in
