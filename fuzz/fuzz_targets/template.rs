@@ -4,12 +4,9 @@
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use std::time::{Duration, Instant};
 use tritone_runtime::template::{ChatTemplate, Message};
 
-/// Compiling and rendering have three seconds each; the rest is for a slow machine.
-const LONGEST: Duration = Duration::from_secs(10);
-/// The budget pays for 64 bytes a step: 30,000 steps, and as many again for what the messages are allowed.
+/// The largest value is 480 KB, and some characters print as four or six; the output as a whole pays 64 bytes a step.
 const LARGEST: usize = 8 << 20;
 
 #[derive(Debug, Arbitrary)]
@@ -18,53 +15,138 @@ enum Input<'a> {
     Pieces(Vec<u8>),
 }
 
-const PIECES: [&str; 48] = [
+const PIECES: [&str; 133] = [
     "{% for m in messages %}",
     "{% for i in range(1000) %}",
+    "{% for i in x %}",
     "{% for a in x recursive %}",
+    "{% for a, b in x.items() %}",
+    "{% for m in messages if m.role == 'user' %}",
     "{{ loop(x) }}",
+    "{{ loop(a) }}",
+    "{{ loop.cycle(x, y) }}",
+    "{{ loop.changed(x) }}",
+    "{{ loop.previtem ~ loop.nextitem }}",
     "{% endfor %}",
     "{% if add_generation_prompt %}",
+    "{% if x == y %}",
     "{% elif x is defined %}",
     "{% else %}",
     "{% endif %}",
     "{% set x = 'abc' * 1000 %}",
+    "{% set x = 'x' * 400000 %}",
+    "{% set x = [1] %}",
+    "{% set y = [1] %}",
     "{% set x = x ~ x %}",
     "{% set x = [x, x] %}",
+    "{% set x = [x] * 1000 %}",
+    "{% set x = [x] * 100000000 %}",
+    "{% set y = [y, y] %}",
+    "{% set x, y = y, x %}",
+    "{% set x = (x, y) %}",
     "{% set x = x + x %}",
+    "{% set x = x + y %}",
+    "{% set x = x * 2 %}",
+    "{% set x = x[1:] + x %}",
+    "{% set x = x[0] %}",
+    "{% set x = x[::-1] %}",
     "{% set x = {'a': x, 'b': x} %}",
+    "{% set x = dict(a=x, b=y) %}",
+    "{% set x = {x: y} %}",
+    "{% set x = [x] | map('list') | list %}",
+    "{% set x = x | list %}",
+    "{% set x = x | items | list %}",
+    "{% set x = x.values() | list %}",
+    "{% set x = x.split('b') %}",
+    "{% set x = x | tojson %}",
+    "{% set x = x | string %}",
+    "{% set x = x | unique | list %}",
+    "{% set x = range(1000) %}",
+    "{% set x = messages %}",
+    "{% set x = ns %}",
+    "{% set x = loop %}",
+    "{% set x = caller %}",
+    "{% set x = f %}",
+    "{% set x = namespace %}",
+    "{% set x = namespace(a=x) %}",
     "{% set ns = namespace(v='a') %}",
+    "{% set ns = namespace(v=[1]) %}",
     "{% set ns.v = ns.v ~ ns.v %}",
+    "{% set ns.v = [ns.v, ns.v] %}",
+    "{% set ns.v = ns.v + [m] %}",
+    "{% set ns.v = x %}",
+    "{% set ns.v = ns %}",
+    "{% set ns.v = [ns] %}",
+    "{% set x = ns.v %}",
     "{% set x %}",
+    "{% set x | upper %}",
     "{% endset %}",
+    "{% with x = [x, x] %}",
+    "{% endwith %}",
     "{% macro f(a) %}",
+    "{% macro g(a, b=[a, a]) %}",
     "{{ f(f) }}",
     "{{ f(x) }}",
+    "{{ f([x, x]) }}",
+    "{{ f(a ~ a) }}",
+    "{{ g(x) }}",
+    "{% call f(x) %}",
+    "{{ caller() }}",
+    "{% endcall %}",
     "{% endmacro %}",
     "{% filter upper %}",
+    "{% filter replace('a', x) %}",
     "{% endfilter %}",
     "{% raw %}",
     "{% endraw %}",
     "{% break %}",
     "{% continue %}",
+    "{{ x }}",
+    "{{ x ~ '' }}",
+    "{{ ns }}",
+    "{{ ns ~ x }}",
+    "{{ a }}",
+    "{{ b }}",
+    "{{ x == y }}",
+    "{{ x < y }}",
+    "{{ x in y }}",
+    "{{ 1 < x < y }}",
     "{{ m.role }}",
     "{{ m['content'] | trim }}",
     "{{ m.content.split('a') | join('bb') }}",
     "{{ messages | tojson(indent=4) }}",
+    "{{ messages | selectattr('role', 'in', x) | list }}",
+    "{{ messages | map(attribute=x) | list }}",
+    "{{ x | select('eq', y) | list }}",
     "{{ x | tojson }}",
+    "{{ x | tojson(indent=9) }}",
+    "{{ x | upper }}",
+    "{{ x | title }}",
     "{{ x | replace('a', 'bbbbbbbb') }}",
     "{{ x.replace('a', x) }}",
+    "{{ x.strip(x) }}",
+    "{{ x | trim(x) }}",
+    "{{ x.startswith(x) }}",
     "{{ x | join(x) }}",
-    "{{ x | list | sort | reverse }}",
+    "{{ x | join(',', attribute='a') }}",
+    "{{ x | sort | reverse | list }}",
+    "{{ x | dictsort(by='value') }}",
+    "{{ x | sort(attribute='a') }}",
+    "{{ x | first }}{{ x | last }}",
     "{{ x[::-1] }}",
     "{{ x | indent(1000) }}",
+    "{{ x is lower }}",
+    "{{ 'a' is startingwith x }}",
     "{{ '%1000000s' | format(x) }}",
     "{{ 'a' | center(1000000) }}",
     "{{ range(10000) | list | length }}",
     "{{ (x, x) | batch(2) | list }}",
     "{{ strftime_now('%d %b %Y') }}",
+    "{{ strftime_now(x) }}",
     "{{ raise_exception('no') }}",
+    "{{ raise_exception(x) }}",
     "{{ 9999999999 ** 99 }}",
+    "{{ 1e308 ~ x }}",
     "{{ bos_token }}",
     "text\n",
 ];
@@ -76,11 +158,14 @@ fuzz_target!(|input: Input<'_>| {
     };
     let talk =
         [Message::new("system", "Be brief."), Message::new("user", "aäa "), Message::new("assistant", "{{ x }}")];
-    let began = Instant::now();
     let rendered = ChatTemplate::new(&source, "<s>", "</s>").and_then(|template| template.render(&talk, true));
-    assert!(began.elapsed() < LONGEST, "{:?}", began.elapsed());
     match rendered {
         Ok(text) => assert!(text.len() <= LARGEST, "{} bytes", text.len()),
-        Err(error) => assert!(!error.to_string().contains('\n'), "{error}"),
+        Err(error) => {
+            let error = error.to_string();
+            assert!(!error.contains('\n'), "{error}");
+            // Nothing may reach the deadline, which would leave a thread behind, and the engine must not panic.
+            assert!(!error.contains("it is not done after") && !error.contains("engine failed on it"), "{error}");
+        }
     }
 });

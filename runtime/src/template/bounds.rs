@@ -9,7 +9,9 @@
 //!   result cannot be larger than what it is made of, [`COLLECT`]. So every container has its items at hand, is of limited
 //!   depth and size, and holds data only; nothing can come to hold itself.
 //! - what takes time with the size of a container (comparisons, `in`, filters, tests, arguments of methods) pays for that
-//!   size with [`WEIGH`]; printing pays to the engine, after the fact, but for a value of limited size.
+//!   size with [`WEIGH`], slices for the length with [`LENGTH`]; printing pays to the engine, after the fact, but for a
+//!   value of limited size. The engine charges every filter, ours too, for the length of a string that passes through it,
+//!   so strings pay for loops and indices.
 //! - filters and tests are those that chat templates use, by name; the engine's others are refused.
 //!
 //! Constants fold when the tree is compiled. A constant operand of `+`, `*` or `~` can be a literal of the source only, for
@@ -19,7 +21,7 @@ use minijinja::ErrorKind;
 use minijinja::machinery::Span;
 use minijinja::machinery::ast::{self, BinOpKind, CallArg, Expr, Spanned, Stmt};
 
-use super::size::{COLLECT, DATA, KEY, SETTLE, SMALL_ONLY, WEIGH, WEIGH_TO_SORT};
+use super::size::{COLLECT, DATA, KEY, LENGTH, SETTLE, SMALL_ONLY, WEIGH, WEIGH_TO_SORT};
 use super::{Engine, fail};
 
 /// Expressions in expressions, blocks in blocks, and links of chains such as `a + b + c` and `elif`.
@@ -169,7 +171,7 @@ impl Bounds {
             Stmt::ForLoop(old) => {
                 let new = ast::ForLoop {
                     target: self.expr_as_it_is(&old.target)?,
-                    iter: self.expr(&old.iter)?,
+                    iter: self.expr_through(COLLECT, &old.iter)?,
                     filter_expr: self.optional(old.filter_expr.as_ref())?,
                     recursive: old.recursive,
                     body: self.body(&old.body)?,
@@ -282,7 +284,7 @@ impl Bounds {
             Expr::Const(old) => Expr::Const(Spanned::new(ast::Const { value: old.value.clone() }, old.span())),
             Expr::Slice(old) => {
                 let new = ast::Slice {
-                    expr: self.expr(&old.expr)?,
+                    expr: self.expr_through(LENGTH, &old.expr)?,
                     start: self.optional(old.start.as_ref())?,
                     stop: self.optional(old.stop.as_ref())?,
                     step: self.optional(old.step.as_ref())?,
@@ -319,7 +321,12 @@ impl Bounds {
                 Expr::GetAttr(Spanned::new(ast::GetAttr { expr: self.expr(&old.expr)?, name: old.name }, old.span()))
             }
             Expr::GetItem(old) => {
-                let new = ast::GetItem { expr: self.expr(&old.expr)?, subscript_expr: self.expr(&old.subscript_expr)? };
+                let container = self.expr(&old.expr)?;
+                let new = ast::GetItem {
+                    // The characters of a string are counted for each index; a name is for maps.
+                    expr: if is_text(&old.subscript_expr) { container } else { through(COLLECT, container) },
+                    subscript_expr: self.expr(&old.subscript_expr)?,
+                };
                 Expr::GetItem(Spanned::new(new, old.span()))
             }
             Expr::Call(old) => {

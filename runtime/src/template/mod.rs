@@ -210,18 +210,21 @@ fn on_deep_stack<T: Send + 'static>(
         fix: "use `tritone run`, which needs no template, or another file".into(),
     };
     let (send, receive) = mpsc::sync_channel(1);
-    std::thread::Builder::new()
+    let thread = std::thread::Builder::new()
         .name("chat template".into())
         .stack_size(STACK)
         .spawn(move || send.send(work()))
         .map_err(|error| failed(format!("a thread for it could not be started: {error}")))?;
-    match receive.recv_timeout(deadline) {
+    let result = match receive.recv_timeout(deadline) {
         Ok(result) => result.map_err(|error| refused(&error)),
         Err(RecvTimeoutError::Timeout) => {
-            Err(failed(format!("it is not done after {} seconds", deadline.as_secs_f64())))
+            return Err(failed(format!("it is not done after {} seconds", deadline.as_secs_f64())));
         }
         Err(RecvTimeoutError::Disconnected) => Err(failed("the template engine failed on it".into())),
-    }
+    };
+    // It has only to give its stack back. A panic has been reported above.
+    let _ = thread.join();
+    result
 }
 
 /// An error of the template engine as one line; it may quote the template.

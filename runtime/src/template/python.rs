@@ -71,7 +71,15 @@ fn method(state: &mut State, value: &Value, method: &str, args: &[Value]) -> Eng
                 ));
             }
             // Every part is a value of its own.
-            ("split" | "splitlines", _) => state.consume_fuel(text.len() as u64)?,
+            ("split", _) => {
+                let parts = match args.first().and_then(Value::as_str) {
+                    Some("") => text.len(),
+                    Some(between) => text.matches(between).count(),
+                    None => text.split_whitespace().count(),
+                };
+                state.consume_fuel(1 + parts as u64 + text.len() as u64 / 64)?;
+            }
+            ("splitlines", _) => state.consume_fuel(1 + text.lines().count() as u64 + text.len() as u64 / 64)?,
             _ => state.consume_fuel(1 + text.len() as u64 / 64)?,
         },
         _ => return unknown(),

@@ -32,6 +32,8 @@ pub(super) const DATA: &str = "=data";
 pub(super) const WEIGH: &str = "=weigh";
 /// As [`WEIGH`], for what is compared with one another.
 pub(super) const WEIGH_TO_SORT: &str = "=weigh_to_sort";
+/// Pays for the length of a list.
+pub(super) const LENGTH: &str = "=length";
 /// Makes a list of what computes its items when they are asked for.
 pub(super) const COLLECT: &str = "=collect";
 /// Makes a list, pays for it, and refuses it where it is too large.
@@ -46,6 +48,7 @@ pub(super) fn install(environment: &mut Environment) {
     environment.add_filter(DATA, data);
     environment.add_filter(WEIGH, weigh);
     environment.add_filter(WEIGH_TO_SORT, weigh_to_sort);
+    environment.add_filter(LENGTH, length);
     environment.add_filter(COLLECT, collect);
     environment.add_filter(SETTLE, settle);
     environment.add_filter(KEY, key);
@@ -179,6 +182,13 @@ fn weigh_to_sort(state: &State, value: Value) -> Engine<Value> {
             items += 1;
         }
         state.consume_fuel(items.saturating_mul(largest) / LOOK_PER_FUEL)?;
+    }
+    Ok(value)
+}
+
+fn length(state: &State, value: Value) -> Engine<Value> {
+    if value.as_object().is_some() {
+        state.consume_fuel(value.len().unwrap_or_default() as u64 / ITEMS_PER_FUEL)?;
     }
     Ok(value)
 }
