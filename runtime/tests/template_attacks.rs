@@ -27,7 +27,7 @@ fn attack(source: &str) -> Result<String, String> {
         .inspect_err(|error| assert!(!error.contains('\n') && !error.contains("is not done"), "{error}: {shown}"))
 }
 
-/// Attacks that end with an error, each with the ways to make `x` large.
+/// Uses of a large `x` that end with an error.
 const USES: [&str; 33] = [
     "{{ x }}",
     "{{ x ~ '' }}",
@@ -97,12 +97,11 @@ fn large_values() {
             let error = attack(&format!("{}{used}", made(maker, 30))).expect_err(used);
             assert!(error.contains("chat template: "), "{error}");
         }
-        // Values that are just small enough; what they cost is what counts.
-        for times in [9, 13] {
-            for used in USES {
-                let many = format!("{}{}", made(maker, times), used.repeat(100));
-                let _ = attack(&many);
-            }
+    }
+    // Values that are just small enough; what they cost is what counts.
+    for maker in &MAKERS[..5] {
+        for used in USES {
+            let _ = attack(&format!("{}{}", made(maker, 11), used.repeat(100)));
         }
     }
 }

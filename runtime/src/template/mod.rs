@@ -4,12 +4,12 @@
 //! Jinja2, so the string methods of Python, `raise_exception` and `strftime_now` are there too. The program is untrusted. It
 //! cannot read anything but what it is given, and these bound what it can do:
 //!
-//! - compiling: the length of its source ([`MAX_SOURCE`]) and the depth of its expressions and blocks (`bounds`);
+//! - compiling: the length of its source (`MAX_SOURCE`) and the depth of its expressions and blocks (`bounds`);
 //! - time: a budget of fuel, paid to the engine for every step, every 64 bytes made and every item visited, and to us for
 //!   what the engine does not see, the inside of containers (`bounds`, `size`);
 //! - memory and output: the same budget, for what is made is paid for before or right after; what is paid for after is
 //!   one value, whose size is limited (`size`);
-//! - the stack: macro calls and blocks ([`MAX_DEPTH`]), lists in lists (`size`), and a thread with a stack of its own;
+//! - the stack: macro calls and blocks (`MAX_DEPTH`), lists in lists (`size`), and a thread with a stack of its own;
 //! - a deadline, which nothing known reaches.
 //!
 //! A file without a template gets a known form, chosen by architecture and vocabulary (`forms`).
@@ -42,7 +42,7 @@ const FUEL_PER_MESSAGE: u64 = 1000;
 /// A unit pays for 64 bytes. A template copies the messages a few times, and each filter that it passes them through,
 /// ours included, costs two copies.
 const FUEL_PER_BYTE: u64 = 1;
-/// The engine walks programs recursively. The worst that the limits here admit fitted in 32 MiB.
+/// The engine parses programs recursively: 32,000 minus signs take as many calls.
 const STACK: usize = 64 << 20;
 /// The last resort. A sound template takes milliseconds.
 const DEADLINE: Duration = Duration::from_secs(3);
