@@ -197,6 +197,16 @@ fn forms_of_published_templates() {
     );
 }
 
+/// What is not supported may stand in a branch that is never taken.
+#[test]
+fn unused_branches() {
+    let unused = "{% if tools %}{{ tools | pprint }}{% if f is callable %}{{ f(*tools) }}{% endif %}\
+                  {% autoescape true %}{% endautoescape %}{{ messages | map(tools) | list }}{% filter zap %}{% endfilter %}{% endif %}a";
+    assert_eq!(render(unused), "a");
+    let used = unused.replace("if tools", "if messages");
+    assert!(refusal(&used).contains("the filter pprint"));
+}
+
 /// The budget grows with the conversation: what is fine for a short one is fine for a long one.
 #[test]
 fn long_conversations() {

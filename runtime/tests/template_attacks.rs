@@ -130,6 +130,7 @@ fn large_strings() {
         "{{ ['a', 'b'] | sum(start='') }}",
         "{{ 1e308 ~ 5e-324 }}{{ [1e308] * 3000 }}",
         "{{ messages | map('map', 'map') }}",
+        "{{ [[[1] * 1000]] | map('tojson', indent=1000000) | list }}",
         "{{ messages | map(messages[0].role) }}",
         "{{ messages | select('startingwith', 'x') }}",
         "{% for i in range(1000) %}{{ ('x' * 900)[::-1] | upper }}{% endfor %}",

@@ -43,6 +43,9 @@ pub(super) const KEY: &str = "=key";
 /// Refuses long strings and large numbers.
 pub(super) const SMALL_ONLY: &str = "=small";
 
+/// Fails with the message it is given.
+pub(super) const REFUSE: &str = "=refuse";
+
 /// Adds the filters, and what prints values. No template can name these filters.
 pub(super) fn install(environment: &mut Environment) {
     environment.add_filter(DATA, data);
@@ -53,6 +56,7 @@ pub(super) fn install(environment: &mut Environment) {
     environment.add_filter(SETTLE, settle);
     environment.add_filter(KEY, key);
     environment.add_filter(SMALL_ONLY, small_only);
+    environment.add_filter(REFUSE, refuse);
     environment.set_formatter(|out: &mut Output, state: &mut State, value: &Value| {
         check_data(value)?;
         minijinja::escape_formatter(out, state, value)
@@ -232,5 +236,9 @@ fn small_only(value: Value) -> Engine<Value> {
         return Ok(value);
     }
     let what = format!("a filter takes strings of {SMALL} bytes and numbers up to {MAX_INDENT} as its settings");
+    Err(fail(ErrorKind::InvalidOperation, what))
+}
+
+fn refuse(what: String) -> Engine<Value> {
     Err(fail(ErrorKind::InvalidOperation, what))
 }

@@ -1,9 +1,9 @@
 //! Expressions: operators, literals, calls.
 
-use minijinja::machinery::ast::{self, BinOpKind, Expr, Spanned};
+use minijinja::machinery::ast::{self, BinOpKind, CallArg, Expr, Spanned};
 
 use super::filters::Arguments;
-use super::{Bounds, Engine, is_constant, is_data, refuse, through};
+use super::{Bounds, Engine, is_constant, is_data, refused, through};
 use crate::template::size::{COLLECT, DATA, KEY, LENGTH, SETTLE, WEIGH};
 
 fn is_text(expr: &Expr<'_>) -> bool {
@@ -143,11 +143,13 @@ impl Bounds {
 
     pub(super) fn call<'a>(&mut self, old: &Spanned<ast::Call<'a>>) -> Engine<Spanned<ast::Call<'a>>> {
         let method = matches!(old.expr, Expr::GetAttr(_));
-        if matches!(&old.expr, Expr::GetAttr(attribute) if attribute.name == "cycle") && old.args.is_empty() {
-            return refuse("cycle needs arguments".into());
-        }
         let arguments = if method { Arguments::Weighed } else { Arguments::Free };
-        let new = ast::Call { expr: self.expr(&old.expr)?, args: self.arguments(&old.args, arguments)? };
+        let mut args = self.arguments(&old.args, arguments)?;
+        if args.is_empty() && matches!(&old.expr, Expr::GetAttr(attribute) if attribute.name == "cycle") {
+            // The engine divides by their number.
+            args.push(CallArg::Pos(refused("cycle needs arguments", old.span())));
+        }
+        let new = ast::Call { expr: self.expr(&old.expr)?, args };
         Ok(Spanned::new(new, old.span()))
     }
 }

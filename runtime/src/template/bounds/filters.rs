@@ -2,7 +2,7 @@
 
 use minijinja::machinery::ast::{self, CallArg, Expr, Spanned};
 
-use super::{Bounds, Engine, refuse, through};
+use super::{Bounds, Engine, refused, through};
 use crate::template::size::{COLLECT, DATA, SETTLE, SMALL_ONLY, WEIGH, WEIGH_TO_SORT};
 
 /// Tests that look at the kind of a value, or at a number.
@@ -81,8 +81,8 @@ impl Bounds {
             Ok(match arg {
                 CallArg::Pos(expr) => CallArg::Pos(treated(expr)?),
                 CallArg::Kwarg(name, expr) => CallArg::Kwarg(name, treated(expr)?),
-                CallArg::PosSplat(_) | CallArg::KwargSplat(_) => {
-                    return refuse("arguments cannot be spread with *".into());
+                CallArg::PosSplat(expr) | CallArg::KwargSplat(expr) => {
+                    CallArg::Pos(refused("arguments cannot be spread with *", expr.span()))
                 }
             })
         };
@@ -97,26 +97,27 @@ impl Bounds {
                 "list" | "reverse" => (None, Arguments::Free, Some(COLLECT)),
                 "items" => (Some(DATA), Arguments::Free, Some(COLLECT)),
                 "sort" | "dictsort" | "unique" => (Some(WEIGH_TO_SORT), Arguments::Small, Some(COLLECT)),
-                "select" | "reject" => {
-                    one_of(old, 0, &[&QUICK_TESTS, &COMPARISONS])?;
+                "select" | "reject" if applies(old, 0, &[&QUICK_TESTS, &COMPARISONS]) => {
                     (Some(WEIGH), Arguments::Weighed, Some(COLLECT))
                 }
-                "selectattr" | "rejectattr" => {
-                    one_of(old, 1, &[&QUICK_TESTS, &COMPARISONS])?;
+                "selectattr" | "rejectattr" if applies(old, 1, &[&QUICK_TESTS, &COMPARISONS]) => {
                     (Some(WEIGH), Arguments::NamesThenWeighed(1), Some(COLLECT))
                 }
-                "map" => {
-                    one_of(old, 0, &[&MAPPED])?;
-                    if old.args.iter().filter(|arg| matches!(arg, CallArg::Pos(_))).count() > 1 {
-                        return refuse("map takes the name of a filter, without arguments for it".into());
-                    }
+                // A filter that is applied takes no arguments here.
+                "map"
+                    if applies(old, 0, &[&MAPPED])
+                        && (old.args.len() == 1 || !matches!(old.args.first(), Some(CallArg::Pos(_)))) =>
+                {
                     (Some(WEIGH), Arguments::Weighed, Some(SETTLE))
                 }
                 "trim" | "tojson" => (Some(WEIGH), Arguments::Small, None),
                 "join" => (Some(WEIGH), Arguments::WeighedThenNames(1), None),
                 "upper" | "lower" | "title" | "capitalize" | "replace" | "string" | "safe" | "escape" | "e"
                 | "indent" => (Some(WEIGH), Arguments::Weighed, None),
-                name => return refuse(format!("the filter {name} is not one of those for chat templates")),
+                name => {
+                    let what = format!("the filter {name}, or what it applies, is not one of those for chat templates");
+                    return Ok(refused(&what, old.span()));
+                }
             };
         let expr = match (&old.expr, before) {
             (Some(expr), Some(filter)) => Some(self.expr_through(filter, expr)?),
@@ -133,22 +134,21 @@ impl Bounds {
         } else if COMPARISONS.contains(&old.name) || TEXT_TESTS.contains(&old.name) {
             (self.expr_through(WEIGH, &old.expr)?, Arguments::Weighed)
         } else {
-            return refuse(format!("the test {} is not one of those for chat templates", old.name));
+            let what = format!("the test {} is not one of those for chat templates", old.name);
+            return Ok(refused(&what, old.span()));
         };
         let new = ast::Test { name: old.name, expr, args: self.arguments(&old.args, how)? };
         Ok(Expr::Test(Spanned::new(new, old.span())))
     }
 }
 
-/// Refuses a filter whose argument at `index`, the name of what it applies, is computed or not in the lists.
-fn one_of(filter: &ast::Filter<'_>, index: usize, names: &[&[&str]]) -> Engine<()> {
+/// Whether the argument of a filter at `index`, the name of what it applies to items, is in the lists, or is not there.
+fn applies(filter: &ast::Filter<'_>, index: usize, names: &[&[&str]]) -> bool {
     match filter.args.get(index) {
-        Some(CallArg::Pos(Expr::Const(constant)))
-            if constant.value.as_str().is_some_and(|name| names.iter().any(|list| list.contains(&name))) =>
-        {
-            Ok(())
+        Some(CallArg::Pos(Expr::Const(constant))) => {
+            constant.value.as_str().is_some_and(|name| names.iter().any(|list| list.contains(&name)))
         }
-        Some(CallArg::Pos(_)) => refuse(format!("what {} applies is not one of those for chat templates", filter.name)),
-        _ => Ok(()),
+        Some(CallArg::Pos(_)) => false,
+        _ => true,
     }
 }

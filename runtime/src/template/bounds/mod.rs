@@ -12,7 +12,7 @@
 //!   size with `WEIGH`, slices for the length with `LENGTH`; printing pays to the engine, after the fact, but for a
 //!   value of limited size. The engine charges every filter, ours too, for the length of a string that passes through it,
 //!   so strings pay for loops and indices.
-//! - filters and tests are those that chat templates use, by name; the engine's others are refused.
+//! - filters and tests are those that chat templates use, by name; the engine's others fail when they are reached.
 //!
 //! Constants fold when the tree is compiled. A constant operand of `+`, `*` or `~` can be a literal of the source only, for
 //! every expression around it is no constant.
@@ -21,9 +21,11 @@ mod expressions;
 mod filters;
 
 use minijinja::ErrorKind;
+use minijinja::Value;
+use minijinja::machinery::Span;
 use minijinja::machinery::ast::{self, BinOpKind, Expr, Spanned, Stmt};
 
-use super::size::{COLLECT, DATA};
+use super::size::{COLLECT, DATA, REFUSE};
 use super::{Engine, fail};
 
 /// Expressions in expressions, blocks in blocks, and links of chains such as `a + b + c` and `elif`.
@@ -32,18 +34,19 @@ const MAX_DEPTH: usize = 400;
 /// The template with bounds.
 ///
 /// # Errors
-/// Something that is not for chat templates, or is nested too deep.
+/// What is nested too deep.
 pub(super) fn bounded<'a>(template: &Stmt<'a>) -> Engine<Stmt<'a>> {
     Bounds { depth: 0 }.statement(template)
-}
-
-fn refuse<T>(what: String) -> Engine<T> {
-    Err(fail(ErrorKind::SyntaxError, what))
 }
 
 fn through<'a>(filter: &'static str, expr: Expr<'a>) -> Expr<'a> {
     let span = expr.span();
     Expr::Filter(Spanned::new(ast::Filter { name: filter, expr: Some(expr), args: Vec::new() }, span))
+}
+
+/// An expression that fails when it is reached: what is not for chat templates may stand in a branch that is never taken.
+fn refused<'a>(what: &str, span: Span) -> Expr<'a> {
+    through(REFUSE, Expr::Const(Spanned::new(ast::Const { value: Value::from(what) }, span)))
 }
 
 fn is_constant(expr: &Expr<'_>) -> bool {
@@ -69,7 +72,8 @@ impl Bounds {
     fn nested<T>(&mut self, build: impl FnOnce(&mut Self) -> Engine<T>) -> Engine<T> {
         self.depth += 1;
         if self.depth > MAX_DEPTH {
-            return refuse(format!("its expressions or blocks are more than {MAX_DEPTH} deep"));
+            let what = format!("its expressions or blocks are more than {MAX_DEPTH} deep");
+            return Err(fail(ErrorKind::SyntaxError, what));
         }
         let built = build(self);
         self.depth -= 1;
@@ -162,7 +166,10 @@ impl Bounds {
             Stmt::Continue(old) => Stmt::Continue(Spanned::new(ast::Continue, old.span())),
             Stmt::Break(old) => Stmt::Break(Spanned::new(ast::Break, old.span())),
             Stmt::Do(old) => Stmt::Do(Spanned::new(ast::Do { call: self.call(&old.call)? }, old.span())),
-            Stmt::AutoEscape(_) => return refuse("autoescape is for web pages".into()),
+            Stmt::AutoEscape(old) => {
+                let expr = refused("autoescape is for web pages", old.span());
+                Stmt::EmitExpr(Spanned::new(ast::EmitExpr { expr }, old.span()))
+            }
         })
     }
 
@@ -202,7 +209,10 @@ impl Bounds {
                     let items = old.items.iter().map(|item| bounds.expr_as_it_is(item)).collect::<Engine<_>>()?;
                     Expr::List(Spanned::new(ast::List { items }, old.span()))
                 }
-                other => return refuse(format!("a {} cannot be assigned to", other.description())),
+                other => {
+                    let what = format!("a {} cannot be assigned to", other.description());
+                    return Err(fail(ErrorKind::SyntaxError, what));
+                }
             })
         })
     }
