@@ -14,16 +14,15 @@
 //!   so strings pay for loops and indices.
 //! - filters and tests are those that chat templates use, by name; the engine's others fail when they are reached.
 //!
-//! Constants fold when the tree is compiled. A constant operand of `+`, `*` or `~` can be a literal of the source only, for
-//! every expression around it is no constant.
+//! Constants fold when the tree is compiled. That stays within the size of the source: strings fold up to 1 KiB, and a
+//! product that may be of a list has a filter around it, so it is no constant.
 
 mod expressions;
 mod filters;
 
-use minijinja::ErrorKind;
-use minijinja::Value;
 use minijinja::machinery::Span;
 use minijinja::machinery::ast::{self, BinOpKind, Expr, Spanned, Stmt};
+use minijinja::{ErrorKind, Value};
 
 use super::size::{COLLECT, DATA, REFUSE};
 use super::{Engine, fail};
