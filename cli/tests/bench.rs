@@ -178,6 +178,7 @@ fn csv_has_a_line_for_each_figure() {
 #[test]
 fn tables_are_whole() {
     let text = stdout(&["--profile", "--price-per-hour", "2"]);
+    assert!(text.contains("tokens/s, 2 repeats"), "{text}");
     let mut columns = None;
     for line in text.lines() {
         let n = line.starts_with('|').then(|| line.matches('|').count());

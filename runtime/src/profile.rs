@@ -1,6 +1,6 @@
 //! Where the time of a forward pass goes.
 //!
-//! The pass is generic over an [`Observer`]. With [`Off`] every call is empty and nothing of it is
+//! The pass is generic over an `Observer`. With `Off` every call is empty and nothing of it is
 //! left in the compiled code; with a [`Profile`] each step ends with a lap. No observer sees more
 //! than finished values, so it cannot change a result.
 

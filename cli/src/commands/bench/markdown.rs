@@ -33,7 +33,7 @@ impl fmt::Display for Markdown<'_> {
 
 fn speeds(f: &mut fmt::Formatter<'_>, report: &Report) -> fmt::Result {
     let (cost, energy) = (report.price_per_hour.is_some(), report.watts.is_some());
-    write!(f, "| tokens/s of {} repeats | threads | median | min | max |", report.repeats)?;
+    write!(f, "| tokens/s, {} | threads | median | min | max |", plural(report.repeats, "repeat"))?;
     write!(f, "{}", if cost { " cost of 1 M tokens |" } else { "" })?;
     writeln!(f, "{}", if energy { " kWh for 1 M tokens |" } else { "" })?;
     writeln!(f, "|---|---:|---:|---:|---:|{}{}", if cost { "---:|" } else { "" }, if energy { "---:|" } else { "" })?;
