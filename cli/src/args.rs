@@ -1,8 +1,9 @@
 //! What can be said on the command line.
 
 use crate::commands::{
-    chat::ChatArgs, check::CheckArgs, compare::CompareArgs, convert::ConvertArgs, inspect::InspectArgs,
-    logits::LogitsArgs, perplexity::PerplexityArgs, run::RunArgs, synth::SynthArgs, tokenize::TokenizeArgs,
+    bench::BenchArgs, chat::ChatArgs, check::CheckArgs, compare::CompareArgs, convert::ConvertArgs,
+    inspect::InspectArgs, logits::LogitsArgs, perplexity::PerplexityArgs, run::RunArgs, synth::SynthArgs,
+    tokenize::TokenizeArgs,
 };
 use crate::failure::{Result, Stop};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -32,6 +33,7 @@ const EXAMPLES: &str = "Examples:
   tritone perplexity -m model.gguf -f book.txt how well a model predicts a text
   tritone compare a.gguf b.gguf -f book.txt    how far two models are apart
   tritone check -m model.gguf                  is something wrong with it, or with this machine
+  tritone bench                                how fast it is here, and what is in the way
 
 Without a subcommand the options are those of `run`.
 ";
@@ -119,6 +121,9 @@ Examples:
   tritone check -m model.gguf
   tritone check -m model.gguf --try-all\n\n{EXIT_STATUS}"))]
     Check(CheckArgs),
+    /// Measure speed, memory and the machine's own limits
+    #[command(after_help = format!("{}\n\n{EXIT_STATUS}", crate::commands::bench::HELP))]
+    Bench(BenchArgs),
 }
 
 /// Which model, and how it is to be run.

@@ -23,14 +23,17 @@ pub fn install() -> Result<()> {
     .map_err(|error| Stop::runtime(format_args!("cannot handle Ctrl-C: {error}")))
 }
 
-/// While this lives, Ctrl-C is noted; pressed twice it still ends the program.
-pub struct Watch(());
+/// While this lives, Ctrl-C is noted; pressed twice it still ends the program. Inside of another
+/// one it notes the same presses, and the outer one goes on when it ends.
+pub struct Watch {
+    outermost: bool,
+}
 
 impl Watch {
     /// Starts to watch.
     pub fn start() -> Watch {
-        STATE.store(WATCHED, Ordering::SeqCst);
-        Watch(())
+        let outermost = STATE.compare_exchange(ENDS, WATCHED, Ordering::SeqCst, Ordering::SeqCst).is_ok();
+        Watch { outermost }
     }
 
     /// Whether Ctrl-C was pressed since the start.
@@ -41,6 +44,8 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        STATE.store(ENDS, Ordering::SeqCst);
+        if self.outermost {
+            STATE.store(ENDS, Ordering::SeqCst);
+        }
     }
 }

@@ -9,6 +9,7 @@ use crate::error::Result;
 use crate::kv_cache::KvCache;
 use crate::linear::{Linear, PreparedInput};
 use crate::model::Inner;
+use crate::profile::{Observer, Part};
 use crate::threads::Pool;
 use std::sync::Arc;
 use tritone_kernels::float::{self, ATTENTION_BLOCK, FloatKernels, Partial};
@@ -70,44 +71,59 @@ impl RopeTables {
 }
 
 /// Everything that one step needs.
-pub(crate) struct Forward<'a> {
+pub(crate) struct Forward<'a, O> {
     pub(crate) model: &'a Arc<Inner>,
     pub(crate) pool: &'a mut Pool,
     pub(crate) cache: &'a mut KvCache,
     pub(crate) rope: &'a mut RopeTables,
+    /// Hears which part of the work is done.
+    pub(crate) observer: &'a mut O,
 }
 
-impl Forward<'_> {
+impl<O: Observer> Forward<'_, O> {
     /// Hidden states `[token][hidden]` after the last layer of `tokens`, the first of which stands
     /// at `position`; their keys and values are stored.
     pub(crate) fn layers(&mut self, tokens: &[u32], position: usize) -> Result<Vec<f32>> {
         let model = Arc::clone(self.model);
         let (config, weights, float) = (&model.config, &model.weights, &model.float);
+        self.observer.start();
         self.rope.extend(position + tokens.len());
         let mut x = weights.embedding.rows(tokens)?;
+        self.observer.lap(Part::Other);
         for (i, layer) in weights.layers.iter().enumerate() {
             let input = self.prepare(x.clone(), Some(&layer.attn_norm), &layer.q);
             let [mut q, mut k, v] = self.product([&layer.q, &layer.k, &layer.v], input);
+            self.observer.lap(Part::Qkv);
             if let Some(norms) = &layer.qk_norms {
                 float.rms_norm_heads(&mut q, &norms.q, config.rms_eps);
                 float.rms_norm_heads(&mut k, &norms.k, config.rms_eps);
+                self.observer.lap(Part::Norms);
             }
             self.rotate_and_store(i, position, &mut q, &mut k, &v);
+            self.observer.lap(Part::Rope);
             let attention = self.attention(i, position, q);
+            self.observer.lap(Part::Attention);
             let input = self.prepare(attention, layer.attn_sub_norm.as_ref(), &layer.output);
             let [output] = self.product([&layer.output], input);
+            self.observer.lap(Part::Output);
             float.add_assign(&mut x, &output);
+            self.observer.lap(Part::Other);
 
             let input = self.prepare(x.clone(), Some(&layer.ffn_norm), &layer.gate);
             let [gate, up] = self.product([&layer.gate, &layer.up], input);
+            self.observer.lap(Part::GateUp);
             let mut gated = vec![0.0; gate.len()];
             match config.activation {
                 Activation::ReluSquared => float.relu2_gate(&gate, &up, &mut gated),
                 Activation::Silu => float.silu_gate(&gate, &up, &mut gated),
             }
+            self.observer.lap(Part::Activation);
+            self.observer.gates(&gate);
             let input = self.prepare(gated, layer.ffn_sub_norm.as_ref(), &layer.down);
             let [down] = self.product([&layer.down], input);
+            self.observer.lap(Part::Down);
             float.add_assign(&mut x, &down);
+            self.observer.lap(Part::Other);
         }
         Ok(x)
     }
@@ -115,13 +131,16 @@ impl Forward<'_> {
     /// Logits `[token][vocab_size]` of `n_tokens` hidden states.
     pub(crate) fn logits(&mut self, mut hidden: Vec<f32>, n_tokens: usize) -> Vec<f32> {
         let model = Arc::clone(self.model);
+        self.observer.start();
         for x in hidden.chunks_mut(model.config.hidden) {
             let input = x.to_vec();
             model.float.rms_norm(&input, &model.weights.output_norm, model.config.rms_eps, x);
         }
+        self.observer.lap(Part::Norms);
         if let Some(linear) = model.weights.head.as_linear() {
             let input = self.prepare(hidden, None, linear);
             let [logits] = self.product([linear], input);
+            self.observer.lap(Part::Head);
             return logits;
         }
         let vocab = model.config.vocab_size;
@@ -146,6 +165,7 @@ impl Forward<'_> {
                 }
             },
         );
+        self.observer.lap(Part::Head);
         logits
     }
 
@@ -156,28 +176,34 @@ impl Forward<'_> {
         let mut prepared = PreparedInput::new(linear, n);
         let eps = self.model.config.rms_eps;
         let input = (Arc::clone(self.model), Arc::clone(linear), norm.cloned(), x);
+        let (mut norm_nanos, mut quantise_nanos) = (0, 0);
         self.pool.run(
             input,
             n,
             1,
             move |(model, linear, norm, x), items, out| {
                 for row in x[items.start * cols..items.end * cols].chunks(cols) {
-                    out.push(match norm {
-                        Some(weight) => {
-                            let mut normed = vec![0.0; cols];
-                            model.float.rms_norm(row, weight, eps, &mut normed);
-                            linear.prepare_vector(&model.float, &normed, n)
-                        }
-                        None => linear.prepare_vector(&model.float, row, n),
+                    let began = O::now();
+                    let normed = norm.as_ref().map(|weight| {
+                        let mut normed = vec![0.0; cols];
+                        model.float.rms_norm(row, weight, eps, &mut normed);
+                        normed
                     });
+                    let norm_nanos = O::nanos_since(began);
+                    let began = O::now();
+                    let vector = linear.prepare_vector(&model.float, normed.as_deref().unwrap_or(row), n);
+                    out.push((vector, norm_nanos, O::nanos_since(began)));
                 }
             },
             |items, vectors| {
-                for (i, vector) in items.zip(vectors) {
+                for (i, (vector, norm, quantise)) in items.zip(vectors) {
                     prepared.set(i, vector);
+                    norm_nanos += norm;
+                    quantise_nanos += quantise;
                 }
             },
         );
+        self.observer.lap_of_two([(Part::Norms, norm_nanos), (Part::Quantise, quantise_nanos)]);
         prepared
     }
 

@@ -2,6 +2,7 @@
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod budget;
 pub mod checkpoint;
 pub mod config;
 pub mod error;
@@ -14,6 +15,7 @@ mod linear;
 #[allow(unsafe_code)]
 mod mmap;
 pub mod model;
+pub mod profile;
 pub mod quantize;
 pub mod safetensors;
 pub mod sampler;

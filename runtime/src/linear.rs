@@ -76,6 +76,10 @@ impl PreparedInput {
         self.n_vectors
     }
 
+    pub(crate) fn operation(&self) -> Operation {
+        self.operation
+    }
+
     pub(crate) fn set(&mut self, i: usize, vector: &PreparedVector) {
         let (lines, scales) = (vector.lines.len(), vector.scales.len());
         self.lines[i * lines..(i + 1) * lines].copy_from_slice(&vector.lines);
@@ -173,6 +177,15 @@ impl Linear {
 
     pub(crate) fn kernel_name(&self, operation: Operation) -> &'static str {
         self.plan.kernel(operation).name
+    }
+
+    /// Bytes of the packed weights and their scales.
+    pub(crate) fn bytes(&self) -> usize {
+        let scales = match &self.scales {
+            OwnedScales::Tensor(_) => 1,
+            OwnedScales::Blocks(scales) => scales.len(),
+        };
+        self.data().len() + scales * size_of::<f32>()
     }
 
     /// Scales that one vector of activations has.

@@ -134,7 +134,7 @@ pub(crate) struct Inner {
 /// A model ready to run. Cloning copies a pointer.
 #[derive(Clone)]
 pub struct Model {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
 impl Model {

@@ -4,6 +4,7 @@ use crate::error::{Error, Result};
 use crate::forward::{Forward, RopeTables};
 use crate::kv_cache::KvCache;
 use crate::model::Inner;
+use crate::profile::{Observer, Off, Profile};
 use crate::threads::Pool;
 use std::sync::Arc;
 
@@ -22,6 +23,8 @@ pub struct Session {
     tokens: Vec<u32>,
     context_length: usize,
     logits: Vec<f32>,
+    /// While there is one, the parts of the work are timed.
+    pub(crate) profile: Option<Profile>,
 }
 
 impl Session {
@@ -39,7 +42,7 @@ impl Session {
         let pool = Pool::new(model.n_threads)?;
         let cache = KvCache::new(config.n_layers, config.n_kv_heads, config.head_dim, model.cache_type);
         let rope = RopeTables::new(config, model.weights.rope_factors.clone());
-        Ok(Session { pool, cache, rope, tokens: Vec::new(), context_length, logits: Vec::new(), model })
+        Ok(Session { pool, cache, rope, tokens: Vec::new(), context_length, logits: Vec::new(), profile: None, model })
     }
 
     /// How many tokens the model has seen.
@@ -102,7 +105,7 @@ impl Session {
         let mut done = 0;
         for part in tokens.chunks(chunk_or_default(chunk)) {
             let hidden = self.forward(part)?;
-            let logits = self.step().logits(hidden, part.len());
+            let logits = self.head(hidden, part.len());
             self.logits.clear();
             for row in logits.chunks(vocab) {
                 finite(row, done)?;
@@ -121,7 +124,7 @@ impl Session {
     pub fn decode(&mut self, token: u32) -> Result<&[f32]> {
         self.check(&[token])?;
         let hidden = self.forward(&[token])?;
-        self.logits = self.step().logits(hidden, 1);
+        self.logits = self.head(hidden, 1);
         finite(&self.logits, self.tokens.len() - 1)?;
         Ok(&self.logits)
     }
@@ -183,13 +186,32 @@ impl Session {
     /// Feeds acceptable tokens; returns the hidden states `[token][hidden]` after the last layer.
     fn forward(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
         let position = self.tokens.len();
-        let hidden = self.step().layers(tokens, position)?;
+        let hidden = match self.profile.take() {
+            None => self.step(&mut Off).layers(tokens, position),
+            Some(mut profile) => {
+                let hidden = self.step(&mut profile).layers(tokens, position);
+                self.profile = Some(profile);
+                hidden
+            }
+        }?;
         self.tokens.extend_from_slice(tokens);
         Ok(hidden)
     }
 
-    fn step(&mut self) -> Forward<'_> {
-        Forward { model: &self.model, pool: &mut self.pool, cache: &mut self.cache, rope: &mut self.rope }
+    /// Logits `[token][vocab_size]` of hidden states.
+    fn head(&mut self, hidden: Vec<f32>, n_tokens: usize) -> Vec<f32> {
+        match self.profile.take() {
+            None => self.step(&mut Off).logits(hidden, n_tokens),
+            Some(mut profile) => {
+                let logits = self.step(&mut profile).logits(hidden, n_tokens);
+                self.profile = Some(profile);
+                logits
+            }
+        }
+    }
+
+    fn step<'a, O: Observer>(&'a mut self, observer: &'a mut O) -> Forward<'a, O> {
+        Forward { model: &self.model, pool: &mut self.pool, cache: &mut self.cache, rope: &mut self.rope, observer }
     }
 }
 

@@ -50,6 +50,16 @@ pub(crate) struct Embedding {
 }
 
 impl Embedding {
+    /// Bytes of all rows.
+    pub(crate) fn bytes(&self) -> usize {
+        self.tensor.data().len()
+    }
+
+    /// Bytes of one row.
+    pub(crate) fn row_bytes(&self) -> usize {
+        self.bytes() / self.tensor.rows()
+    }
+
     /// The vectors of some tokens, `[token][hidden]`.
     ///
     /// # Errors
@@ -92,6 +102,14 @@ impl Head {
         Ok(Head::Float { tensor, format })
     }
 
+    /// Bytes of all rows.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Head::Float { tensor, .. } | Head::Widened(tensor) => tensor.data().len(),
+            Head::Ternary(linear) => linear.bytes(),
+        }
+    }
+
     /// The matrix, if the head is ternary.
     pub(crate) fn as_linear(&self) -> Option<&Arc<Linear>> {
         match self {
@@ -127,6 +145,16 @@ impl Head {
 }
 
 impl Weights {
+    /// Whether head and embedding are the same bytes.
+    pub(crate) fn head_is_embedding(&self) -> bool {
+        match &self.head {
+            Head::Float { tensor, .. } | Head::Widened(tensor) => {
+                tensor.data().as_ptr() == self.embedding.tensor.data().as_ptr()
+            }
+            Head::Ternary(_) => false,
+        }
+    }
+
     /// Loads all tensors; `loaded(bytes)` is called after each one.
     pub(crate) fn load(
         checkpoint: &Checkpoint,

@@ -1,5 +1,6 @@
 //! One file per command.
 
+pub mod bench;
 pub mod chat;
 pub mod check;
 pub mod compare;
@@ -19,6 +20,7 @@ pub fn dispatch(cli: Cli) -> Result<()> {
     match cli.command {
         None => run::run(&cli.run),
         Some(Command::Run(args)) => run::run(&args),
+        Some(Command::Bench(args)) => bench::run(&args),
         Some(Command::Chat(args)) => chat::run(&args),
         Some(Command::Convert(args)) => convert::run(&args),
         Some(Command::Logits(args)) => logits::run(&args),

@@ -32,44 +32,52 @@ Examples:
   tritone synth --shape story --type t5 --relu-density 0.1 -o small.gguf
   tritone synth --shape config.json --type tq2_0 --embedding q6_k -o m.gguf";
 
+/// Share of zeros where the user does not say: about what trained models have.
+pub const ZEROS: f64 = 0.42;
+
 /// Options of `synth`.
 #[derive(Args)]
 pub struct SynthArgs {
     /// bitnet-2b-4t, bonsai-8b, llama3-8b, story, or a FILE.json
     #[arg(long, value_name = "SHAPE")]
-    shape: String,
+    pub shape: String,
     /// The file to write
     #[arg(short, long, value_name = "FILE")]
-    output: PathBuf,
+    pub output: PathBuf,
     /// The same seed, the same file
     #[arg(long, value_name = "N", default_value_t = 0)]
-    seed: u64,
+    pub seed: u64,
     /// Share of the ternary weights that are 0
-    #[arg(long, value_name = "SHARE", default_value_t = 0.42)]
-    zeros: f64,
+    #[arg(long, value_name = "SHARE", default_value_t = ZEROS)]
+    pub zeros: f64,
     /// Share of gates that are positive, for models with relu^2; left out: 0.15
     #[arg(long, value_name = "SHARE")]
-    relu_density: Option<f64>,
+    pub relu_density: Option<f64>,
     /// Type of the ternary weights; left out: t5 for shapes with scales for blocks, else i2_s
     #[arg(long = "type", value_enum, value_name = "TYPE")]
-    ternary: Option<Ternary>,
+    pub ternary: Option<Ternary>,
     /// Type of embedding and head; left out: ternary for bonsai-8b, else f16
     #[arg(long, value_enum, value_name = "TYPE")]
-    embedding: Option<Embedding>,
+    pub embedding: Option<Embedding>,
     /// Write over a file that is there
     #[arg(long)]
-    force: bool,
+    pub force: bool,
     /// No bar and no line at the end
     #[arg(short, long)]
-    quiet: bool,
+    pub quiet: bool,
     /// One JSON object that sums up
     #[arg(long)]
-    json: bool,
+    pub json: bool,
 }
 
 /// Runs the command.
 pub fn run(args: &SynthArgs) -> Result<()> {
     interrupt::install()?;
+    make(args)
+}
+
+/// Makes the model; Ctrl-C is taken over already.
+pub fn make(args: &SynthArgs) -> Result<()> {
     let start = Instant::now();
     let shape = Shape::find(&args.shape)?;
     if !(0.0..=0.95).contains(&args.zeros) {

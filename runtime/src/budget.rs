@@ -1,0 +1,225 @@
+//! The byte budget: what decoding a token reads, by part, and how fast a kernel is that reads nothing
+//! from memory.
+
+use crate::kv_cache::CacheType;
+use crate::linear::PreparedInput;
+use crate::model::Model;
+use crate::weights::{Layer, Weights};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Bytes that the forward pass of one token reads, as the layouts in use have them.
+///
+/// Weights, their scales, and the cache; activations stay in the processor's caches and are not
+/// counted. Every byte that is read at least once counts once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TokenBytes {
+    /// Queries, keys, values and the product after attention.
+    pub attention: u64,
+    /// The gate of the feed-forward blocks.
+    pub gate: u64,
+    /// Up.
+    pub up: u64,
+    /// Down.
+    pub down: u64,
+    /// The output head.
+    pub head: u64,
+    /// The token's row of the embedding.
+    pub embedding: u64,
+    /// All norms.
+    pub norms: u64,
+    /// Keys and values of the tokens before it.
+    pub cache: u64,
+}
+
+impl TokenBytes {
+    /// Names and bytes of all parts.
+    #[must_use]
+    pub fn parts(&self) -> [(&'static str, u64); 8] {
+        [
+            ("attention", self.attention),
+            ("gate", self.gate),
+            ("up", self.up),
+            ("down", self.down),
+            ("head", self.head),
+            ("embedding", self.embedding),
+            ("norms", self.norms),
+            ("cache", self.cache),
+        ]
+    }
+
+    /// The sum of all parts.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.parts().iter().map(|(_, bytes)| bytes).sum()
+    }
+}
+
+/// How fast one thread multiplies when the weights are in its cache.
+#[derive(Clone, Copy, Debug)]
+pub struct KernelRate {
+    /// The kernel's name.
+    pub kernel: &'static str,
+    /// Multiplications of a weight with an activation, per second.
+    pub macs_per_second: f64,
+    /// Packed weights read, per second.
+    pub weight_bytes_per_second: f64,
+}
+
+/// Packed weights that any processor keeps in its second-level cache.
+const IN_CACHE: usize = 128 << 10;
+
+impl Model {
+    /// What decoding a token reads when `context` tokens stand before it.
+    #[must_use]
+    pub fn bytes_per_token(&self, context: usize) -> TokenBytes {
+        let weights = &self.inner.weights;
+        let mut bytes = TokenBytes {
+            head: weights.head.bytes() as u64,
+            embedding: weights.embedding.row_bytes() as u64,
+            norms: weights.norm_bytes(),
+            cache: self.cache_bytes(context),
+            ..TokenBytes::default()
+        };
+        for layer in &weights.layers {
+            let attention = [&layer.q, &layer.k, &layer.v, &layer.output];
+            bytes.attention += attention.iter().map(|linear| linear.bytes() as u64).sum::<u64>();
+            bytes.gate += layer.gate.bytes() as u64;
+            bytes.up += layer.up.bytes() as u64;
+            bytes.down += layer.down.bytes() as u64;
+        }
+        bytes
+    }
+
+    /// Bytes of all weights in the layouts in use; an embedding that is also the head counts once.
+    #[must_use]
+    pub fn weight_bytes(&self) -> u64 {
+        let weights = &self.inner.weights;
+        let per_token = self.bytes_per_token(0);
+        let embedding = if weights.head_is_embedding() { 0 } else { weights.embedding.bytes() as u64 };
+        per_token.total() - per_token.embedding + embedding
+    }
+
+    /// Bytes of keys and values of `context` tokens.
+    #[must_use]
+    pub fn cache_bytes(&self, context: usize) -> u64 {
+        let config = &self.inner.config;
+        let element = match self.inner.cache_type {
+            CacheType::F16 => size_of::<u16>(),
+            CacheType::F32 => size_of::<f32>(),
+        };
+        (config.n_layers * config.n_kv_heads * 2 * config.head_dim * element) as u64 * context as u64
+    }
+
+    /// Multiplies a few tiles of the first layer's gate, again and again for about `time`, on the
+    /// calling thread: the rate of the kernel for `n_vectors` vectors where memory is no limit.
+    ///
+    /// # Panics
+    /// `n_vectors` is 0.
+    #[must_use]
+    pub fn kernel_rate(&self, n_vectors: usize, time: Duration) -> KernelRate {
+        assert!(n_vectors > 0, "a product has at least one vector");
+        let linear = &self.inner.weights.layers[0].gate;
+        let tile_bytes = (linear.bytes() / linear.n_tiles()).max(1);
+        let n_tiles = (IN_CACHE / tile_bytes).clamp(1, linear.n_tiles());
+        let n_rows = (n_tiles * linear.tile_rows()).min(linear.rows());
+        // Any values will do: no kernel looks at them before it multiplies.
+        let x: Vec<f32> = (0..linear.cols()).map(|i| (i % 255) as f32 - 127.0).collect();
+        let vector = linear.prepare_vector(&self.inner.float, &x, n_vectors);
+        let mut input = PreparedInput::new(linear, n_vectors);
+        for i in 0..n_vectors {
+            input.set(i, &vector);
+        }
+        let mut out = Vec::new();
+        // The first product brings the weights into the cache.
+        linear.product(0..n_tiles, &input, &mut out);
+        let (began, mut products) = (Instant::now(), 0u64);
+        let seconds = loop {
+            for _ in 0..4 {
+                out.clear();
+                linear.product(0..n_tiles, std::hint::black_box(&input), &mut out);
+                std::hint::black_box(&mut out);
+            }
+            products += 4;
+            let elapsed = began.elapsed();
+            if elapsed >= time {
+                break elapsed.as_secs_f64().max(1e-9);
+            }
+        };
+        let macs = products as f64 * (n_rows * linear.cols() * n_vectors) as f64;
+        KernelRate {
+            kernel: linear.kernel_name(input.operation()),
+            macs_per_second: macs / seconds,
+            weight_bytes_per_second: products as f64 * (n_tiles * tile_bytes) as f64 / seconds,
+        }
+    }
+}
+
+impl Weights {
+    fn norm_bytes(&self) -> u64 {
+        let of_layers = self.layers.iter().flat_map(Layer::norms).map(|norm| norm.len());
+        (of_layers.sum::<usize>() + self.output_norm.len()) as u64 * size_of::<f32>() as u64
+    }
+}
+
+impl Layer {
+    fn norms(&self) -> impl Iterator<Item = &Arc<[f32]>> {
+        let heads = self.qk_norms.iter().flat_map(|norms| [&norms.q, &norms.k]);
+        let sub_norms = [&self.attn_sub_norm, &self.ffn_sub_norm].into_iter().flatten();
+        [&self.attn_norm, &self.ffn_norm].into_iter().chain(heads).chain(sub_norms)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{LayoutChoice, LoadOptions, Source};
+    use std::path::PathBuf;
+
+    fn model(name: &str, options: LoadOptions) -> Model {
+        let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/models").join(name);
+        Model::load(Source::File(path), &options, &mut |_| {}).unwrap()
+    }
+
+    #[test]
+    fn bytes_follow_from_the_layout() {
+        let options = LoadOptions { layout: LayoutChoice::I2s, ..LoadOptions::default() };
+        let model = model("bitnet-relu2/model-i2_s.gguf", options);
+        let config = model.config().clone();
+        let bytes = model.bytes_per_token(0);
+        let two_bits = |rows: usize, cols: usize| (rows * cols / 4) as u64;
+        // Each matrix has one scale of four bytes beside its trits.
+        let scales = config.n_layers as u64 * 4;
+        assert_eq!(bytes.gate, two_bits(config.n_layers * config.ffn, config.hidden) + scales);
+        assert_eq!(bytes.up, bytes.gate);
+        assert_eq!(bytes.down, bytes.gate);
+        let (q, kv) = (config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim);
+        let attention = two_bits(config.n_layers * (2 * q + 2 * kv), config.hidden) + 4 * scales;
+        assert_eq!(bytes.attention, attention);
+        assert_eq!(bytes.cache, 0);
+        assert_eq!(bytes.total(), bytes.parts().iter().map(|part| part.1).sum::<u64>());
+
+        let deep = model.bytes_per_token(100);
+        assert_eq!(deep.cache, 100 * (config.n_layers * kv * 2 * 2) as u64);
+        assert_eq!(deep.total() - deep.cache, bytes.total());
+        // The head of this model is its embedding.
+        assert_eq!(model.weight_bytes(), bytes.total() - bytes.embedding);
+    }
+
+    #[test]
+    fn a_cache_in_single_precision_is_twice_as_large() {
+        let name = "qwen3-group128/model-q2_0.gguf";
+        let half = model(name, LoadOptions::default());
+        let single = model(name, LoadOptions { cache_type: CacheType::F32, ..LoadOptions::default() });
+        assert_eq!(2 * half.cache_bytes(33), single.cache_bytes(33));
+    }
+
+    #[test]
+    fn rates_name_the_kernels_in_use() {
+        let model = model("bitnet-relu2/model-i2_s.gguf", LoadOptions::default());
+        let one = model.kernel_rate(1, Duration::from_millis(1));
+        assert_eq!(one.kernel, model.gemv_kernel());
+        assert!(one.macs_per_second > 0.0 && one.weight_bytes_per_second > 0.0);
+        assert_eq!(model.kernel_rate(64, Duration::from_millis(1)).kernel, model.gemm_kernel());
+    }
+}
