@@ -1,4 +1,4 @@
-//! Writes tensors: trits and scales as I2_S, TQ1_0, TQ2_0 and [`t5`](crate::checkpoint::t5), floats as F16, Q8_0 and Q6_K.
+//! Writes tensors: trits and scales as I2_S, TQ1_0, TQ2_0 and T5 ([`crate::checkpoint::t5`]), floats as F16, Q8_0 and Q6_K.
 //!
 //! A [`TernaryEncoder`] takes a matrix row by row and hands out its bytes as they become final, so
 //! a tensor never lies in memory as a whole. Nothing is rounded in secret: a scale that the target
