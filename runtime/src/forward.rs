@@ -14,7 +14,7 @@ use crate::skipped::Skipped;
 use crate::threads::Pool;
 use std::ops::Range;
 use std::sync::Arc;
-use tritone_kernels::float::{self, ATTENTION_BLOCK, FloatKernels, Partial};
+use tritone_kernels::float::{self, FloatKernels};
 
 /// Rows of the output head that one work item computes.
 const HEAD_ROWS: usize = 64;
@@ -279,39 +279,6 @@ impl<O: Observer> Forward<'_, O> {
             self.cache.store(float, (layer, head), position + token, key, value);
         }
     }
-
-    /// Attention of the queries `[token][head][head_dim]`; the same shape comes back.
-    fn attention(&mut self, layer: usize, position: usize, q: Vec<f32>) -> Vec<f32> {
-        let Config { n_heads, n_kv_heads, head_dim, .. } = self.model.config;
-        let group = n_heads / n_kv_heads;
-        let n_tokens = q.len() / (n_heads * head_dim);
-        let mut out = vec![0.0; q.len()];
-        let cache = std::mem::take(&mut self.cache.layers[layer]);
-        let input = (Arc::clone(self.model), cache, q);
-        let (_, cache, _) = self.pool.run(
-            input,
-            n_tokens * n_kv_heads,
-            1,
-            move |(model, cache, q), items, out: &mut Vec<f32>| {
-                for item in items {
-                    let (token, kv_head) = (item / n_kv_heads, item % n_kv_heads);
-                    let first = (token * n_heads + kv_head * group) * head_dim;
-                    let start = out.len();
-                    out.resize(start + group * head_dim, 0.0);
-                    let queries = &q[first..first + group * head_dim];
-                    attend(&model.float, &cache[kv_head], position + token + 1, head_dim, queries, &mut out[start..]);
-                }
-            },
-            |items, values| {
-                for (item, part) in items.zip(values.chunks(group * head_dim)) {
-                    let first = (item / n_kv_heads * n_heads + item % n_kv_heads * group) * head_dim;
-                    out[first..first + part.len()].copy_from_slice(part);
-                }
-            },
-        );
-        self.cache.layers[layer] = cache;
-        out
-    }
 }
 
 /// No work item has more rows: enough to pay for handing it out, few enough to share evenly.
@@ -330,27 +297,4 @@ pub(crate) fn items<L: AsRef<Linear>>(linears: &[L], n_threads: usize) -> Vec<(u
         }
     }
     items
-}
-
-/// Attention of a few query heads that share one key/value head over its first `n_keys` keys:
-/// each block alone, then joined in order.
-fn attend(
-    float: &FloatKernels,
-    cache: &crate::kv_cache::HeadCache,
-    n_keys: usize,
-    head_dim: usize,
-    queries: &[f32],
-    out: &mut [f32],
-) {
-    let scale = 1.0 / (head_dim as f32).sqrt();
-    let n_queries = queries.len() / head_dim;
-    let n_blocks = n_keys.div_ceil(ATTENTION_BLOCK);
-    let mut outs = vec![0.0; n_blocks * queries.len()];
-    let mut partials = vec![Partial::default(); n_blocks * n_queries];
-    let per_block = outs.chunks_exact_mut(queries.len()).zip(partials.chunks_exact_mut(n_queries));
-    for (b, (block, (out, partials))) in cache.blocks[..n_blocks].iter().zip(per_block).enumerate() {
-        let n_keys = (n_keys - b * ATTENTION_BLOCK).min(ATTENTION_BLOCK);
-        block.attend(float, n_keys, scale, queries, out, partials);
-    }
-    float.attention_join(&partials, &outs, n_queries, out);
 }

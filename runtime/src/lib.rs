@@ -2,6 +2,7 @@
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
+mod attention;
 pub mod budget;
 pub mod checkpoint;
 pub mod config;
