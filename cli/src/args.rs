@@ -147,6 +147,9 @@ pub struct ModelArgs {
     /// Name of the kernel for decoding, as the line after a run shows it
     #[arg(long, value_name = "NAME")]
     pub kernel: Option<String>,
+    /// Read the whole output head for every token and make no 8-bit copy that tells which rows matter
+    #[arg(long)]
+    pub full_head: bool,
     /// How keys and values are stored
     #[arg(long, value_enum, default_value_t = CachePrecision::F16)]
     pub cache_type: CachePrecision,

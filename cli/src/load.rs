@@ -37,6 +37,7 @@ pub fn model(args: &ModelArgs) -> Result<Model> {
             CachePrecision::F16 => CacheType::F16,
             CachePrecision::F32 => CacheType::F32,
         },
+        full_head: args.full_head,
         i2s_layout: args.i2s_layout.into(),
         activation: args.ffn.map(Into::into),
         activations: args.activations.map(Into::into),

@@ -45,6 +45,7 @@ pub mod kernel;
 pub mod line;
 pub mod matrix;
 pub mod registry;
+pub mod screen;
 pub mod selftest;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

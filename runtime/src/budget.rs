@@ -77,7 +77,7 @@ impl Model {
     pub fn bytes_per_token(&self, context: usize, density: Density) -> TokenBytes {
         let weights = &self.inner.weights;
         let mut bytes = TokenBytes {
-            head: weights.head.bytes() as u64,
+            head: self.head_bytes(density.head_rows),
             embedding: weights.embedding.row_bytes() as u64,
             norms: weights.norm_bytes(),
             cache: self.cache_bytes(context),
@@ -93,13 +93,29 @@ impl Model {
         bytes
     }
 
-    /// Bytes of all weights in the layouts in use; an embedding that is also the head counts once.
+    /// What a token reads of the output head if `rows` is the share of rows that is computed after a pass over
+    /// the copy; without it, all of it.
+    fn head_bytes(&self, rows: Option<f64>) -> u64 {
+        let copy = self.head_copy_bytes();
+        match rows {
+            Some(_) if copy > 0 => copy + share(self.inner.weights.head.bytes(), rows),
+            _ => self.inner.weights.head.bytes() as u64,
+        }
+    }
+
+    /// Bytes of the head's 8-bit copy, 0 where there is none (yet).
+    fn head_copy_bytes(&self) -> u64 {
+        self.inner.screen.get().and_then(Option::as_ref).map_or(0, |screen| screen.bytes() as u64)
+    }
+
+    /// Bytes of all weights in the layouts in use; an embedding that is also the head counts once, the
+    /// head's 8-bit copy once it is there.
     #[must_use]
     pub fn weight_bytes(&self) -> u64 {
         let weights = &self.inner.weights;
         let per_token = self.bytes_per_token(0, Density::default());
         let embedding = if weights.head_is_embedding() { 0 } else { weights.embedding.bytes() as u64 };
-        per_token.total() - per_token.embedding + embedding
+        per_token.total() - per_token.embedding + embedding + self.head_copy_bytes()
     }
 
     /// Bytes of keys and values of `context` tokens.
@@ -209,10 +225,12 @@ mod tests {
         let deep = model.bytes_per_token(100, Density::default());
         assert_eq!(deep.cache, 100 * (config.n_layers * kv * 2 * 2) as u64);
         assert_eq!(deep.total() - deep.cache, bytes.total());
-        let half = Density { up_rows: Some(0.5), down_columns: Some(0.5) };
+        let half = Density { up_rows: Some(0.5), down_columns: Some(0.5), head_rows: Some(0.5) };
         // The layout was asked for, and I2_S can skip rows only.
         let half = model.bytes_per_token(0, half);
         assert_eq!((half.up, half.down), (bytes.up / 2, bytes.down));
+        // There is no copy of the head yet.
+        assert_eq!(half.head, bytes.head);
         // The head of this model is its embedding.
         assert_eq!(model.weight_bytes(), bytes.total() - bytes.embedding);
     }

@@ -16,9 +16,6 @@ use std::ops::Range;
 use std::sync::Arc;
 use tritone_kernels::float::{self, FloatKernels};
 
-/// Rows of the output head that one work item computes.
-const HEAD_ROWS: usize = 64;
-
 /// Cosines and sines of the positions used so far, `[position][rope_dim / 2]`.
 pub(crate) struct RopeTables {
     dim: usize,
@@ -120,49 +117,9 @@ impl<O: Observer> Forward<'_, O> {
         Ok(x)
     }
 
-    /// Logits `[token][vocab_size]` of `n_tokens` hidden states.
-    pub(crate) fn logits(&mut self, mut hidden: Vec<f32>, n_tokens: usize) -> Vec<f32> {
-        let model = Arc::clone(self.model);
-        self.observer.start();
-        for x in hidden.chunks_mut(model.config.hidden) {
-            let input = x.to_vec();
-            model.float.rms_norm(&input, &model.weights.output_norm, model.config.rms_eps, x);
-        }
-        self.observer.lap(Part::Norms);
-        if let Some(linear) = model.weights.head.as_linear() {
-            let [logits] = self.project([linear], hidden, None);
-            self.observer.lap(Part::Head);
-            return logits;
-        }
-        let vocab = model.config.vocab_size;
-        let mut logits = vec![0.0; n_tokens * vocab];
-        let input = (Arc::clone(&model), hidden);
-        self.pool.run(
-            input,
-            vocab.div_ceil(HEAD_ROWS),
-            1,
-            move |(model, hidden), items, out: &mut Vec<f32>| {
-                for item in items {
-                    let rows = item * HEAD_ROWS..((item + 1) * HEAD_ROWS).min(vocab);
-                    let start = out.len();
-                    out.resize(start + n_tokens * rows.len(), 0.0);
-                    model.weights.head.rows_dot(&model.float, rows, hidden, &mut out[start..]);
-                }
-            },
-            |items, values| {
-                let rows = items.start * HEAD_ROWS..(items.end * HEAD_ROWS).min(vocab);
-                for (token, part) in values.chunks(rows.len()).enumerate() {
-                    logits[token * vocab..][rows.clone()].copy_from_slice(part);
-                }
-            },
-        );
-        self.observer.lap(Part::Head);
-        logits
-    }
-
     /// The products of several matrices with the same rows of `x`, after a norm if one is given: each
     /// `[token][rows]`.
-    fn project<const N: usize>(
+    pub(crate) fn project<const N: usize>(
         &mut self,
         linears: [&Arc<Linear>; N],
         x: Vec<f32>,

@@ -3,6 +3,7 @@
 use crate::error::Result;
 use crate::model::Model;
 use crate::sampler::{Sampler, SamplerConfig};
+use crate::scores::Need;
 use crate::session::Session;
 use crate::tokenizer::{StopStrings, Utf8Stream};
 use std::time::{Duration, Instant};
@@ -20,6 +21,8 @@ pub struct GenerateOptions {
     pub ignore_eos: bool,
     /// Prompt tokens per step; 0 for the default.
     pub chunk: usize,
+    /// Whether pieces have log-probabilities, which take the logits of all tokens.
+    pub logprobs: bool,
 }
 
 /// One generated token.
@@ -30,8 +33,9 @@ pub struct Piece {
     /// Text that became certain with it: valid UTF-8, empty while a character or a possible stop
     /// string is incomplete. The last piece holds what was held back.
     pub text: String,
-    /// The token's log-probability under the model itself, before penalties and temperature.
-    pub logprob: f32,
+    /// The token's log-probability under the model itself, before penalties and temperature, if
+    /// [`GenerateOptions::logprobs`] asks for it.
+    pub logprob: Option<f32>,
 }
 
 /// Why a generation ended.
@@ -72,6 +76,7 @@ pub struct Generation<'s> {
     utf8: Utf8Stream,
     max_tokens: usize,
     ignore_eos: bool,
+    logprobs: bool,
     pending: Option<u32>,
     finish: Option<Finish>,
     /// What failed once would fail again; the caller has the error.
@@ -101,6 +106,7 @@ impl<'s> Generation<'s> {
             utf8: Utf8Stream::new(),
             max_tokens: options.max_tokens.unwrap_or(usize::MAX),
             ignore_eos: options.ignore_eos,
+            logprobs: options.logprobs,
             pending: None,
             finish: if options.max_tokens == Some(0) { Some(Finish::MaxTokens) } else { None },
             failed: false,
@@ -123,11 +129,12 @@ impl<'s> Generation<'s> {
 
     fn step(&mut self) -> Result<Piece> {
         if let Some(token) = self.pending.take() {
-            self.session.decode(token)?;
+            // The token will stand at the end of the history when the next one is chosen.
+            let need = if self.logprobs { Need::All } else { self.sampler.need_after(self.session.tokens(), token) };
+            self.session.decode_for(token, &need)?;
         }
-        let logits = self.session.logits();
-        let id = self.sampler.sample(logits, self.session.tokens())?;
-        let logprob = self.session.logprob(id);
+        let id = self.sampler.choose(self.session.scores(), self.session.tokens())?;
+        let logprob = self.logprobs.then(|| self.session.logprob(id));
         self.stats.generated_tokens += 1;
         let ends = self.model.tokenizer().is_end(id) && !self.ignore_eos;
         let mut text = String::new();

@@ -12,6 +12,7 @@ mod feed_forward;
 mod forward;
 pub mod generate;
 pub mod gguf;
+mod head;
 mod kv_cache;
 mod linear;
 #[allow(unsafe_code)]
@@ -21,6 +22,8 @@ pub mod profile;
 pub mod quantize;
 pub mod safetensors;
 pub mod sampler;
+pub mod scores;
+mod screen;
 pub mod session;
 pub mod skipped;
 pub mod template;

@@ -6,6 +6,7 @@ use crate::error::{Error, Place, Result};
 use crate::gguf::Gguf;
 use crate::linear::LinearOptions;
 use crate::safetensors;
+use crate::screen::Screen;
 use crate::session::Session;
 use crate::template::ChatTemplate;
 use crate::threads::{Pool, default_threads};
@@ -13,7 +14,7 @@ use crate::tokenizer::Tokenizer;
 use crate::weights::Weights;
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 use tritone_kernels::float::FloatKernels;
 use tritone_kernels::format::Layout;
@@ -86,7 +87,7 @@ impl FromStr for LayoutChoice {
     }
 }
 
-/// How a model is loaded. The first four are about speed and change no result, the others do.
+/// How a model is loaded. The first five are about speed and change no result, the others do.
 #[derive(Clone, Debug, Default)]
 pub struct LoadOptions {
     /// The instruction-set level; `None`: what the environment variable `TRITONE_ISA` names, else
@@ -98,6 +99,8 @@ pub struct LoadOptions {
     pub layout: LayoutChoice,
     /// A kernel of the registry to use in place of the preferred one.
     pub kernel: Option<String>,
+    /// Reads the whole output head for every token, and keeps no copy of it that tells which rows matter.
+    pub full_head: bool,
     /// How keys and values are stored. Rounding them to halves moves the logits of a BitNet model
     /// by a few percent of their size, because it flips some int8 codes of later activations.
     pub cache_type: CacheType,
@@ -127,7 +130,11 @@ pub(crate) struct Inner {
     activations: ActivationScales,
     tokenizer: Tokenizer,
     template: ChatTemplate,
-    isa: Isa,
+    pub(crate) isa: Isa,
+    /// Whether every step reads the whole output head.
+    pub(crate) full_head: bool,
+    /// The output head's 8-bit copy, made when it is first worth it; nothing where there can be none.
+    pub(crate) screen: OnceLock<Option<Arc<Screen>>>,
     load_seconds: f64,
 }
 
@@ -192,6 +199,8 @@ impl Model {
             tokenizer,
             template,
             isa,
+            full_head: options.full_head,
+            screen: OnceLock::new(),
             load_seconds,
         };
         Ok(Model { inner: Arc::new(inner) })

@@ -9,9 +9,10 @@
 //! the token id. One integer comparison then orders by falling logit and rising id, and no two candidates are equal.
 //! Filters sort only as far as they need: 128 k logits are never sorted as a whole for a top-p of 0.95.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use crate::error::Error;
+use crate::scores::{Need, Scores};
 
 /// The settings of a [`Sampler`].
 #[derive(Debug, Clone, PartialEq)]
@@ -98,6 +99,10 @@ impl From<SamplerError> for Error {
 }
 
 impl SamplerConfig {
+    fn has_penalties(&self) -> bool {
+        self.repeat_penalty != 1.0 || self.frequency_penalty != 0.0 || self.presence_penalty != 0.0
+    }
+
     /// Checks every setting.
     ///
     /// # Errors
@@ -149,13 +154,51 @@ impl Sampler {
         &self.config
     }
 
+    /// The logits without which the choice after `history` and then `token` could come out otherwise.
+    ///
+    /// Penalties move the logits of recent tokens only. So the k best after them are among the recent tokens and the
+    /// `k + recent` best before them.
+    #[must_use]
+    pub fn need_after(&self, history: &[u32], token: u32) -> Need {
+        let config = &self.config;
+        let mut recent_tokens = BTreeSet::new();
+        if config.has_penalties() {
+            // One more than is recent then: it does no harm.
+            recent_tokens.extend(recent(config, history));
+            recent_tokens.insert(token);
+        }
+        let recent = recent_tokens;
+        let top = |count: usize| Need::Top {
+            count: count.saturating_add(recent.len()),
+            tokens: recent.iter().copied().collect(),
+        };
+        if config.temperature == 0.0 {
+            top(1)
+        } else if config.top_k > 0 {
+            top(config.top_k)
+        } else if config.min_p > 0.0 && config.top_p >= 1.0 && recent.is_empty() {
+            // Above the rounding of the filter's exponential and of its argument.
+            Need::Within { below: 1e-3 - libm::logf(config.min_p) }
+        } else {
+            Need::All
+        }
+    }
+
     /// Chooses one token. `logits` holds one value per token id (at most 2^32); `history` the tokens so far, the last one at the end.
     ///
     /// # Errors
     /// No logits, a logit that is NaN or plus infinity, or none above minus infinity.
     pub fn sample(&mut self, logits: &[f32], history: &[u32]) -> Result<u32, SamplerError> {
+        self.choose(Scores::All(logits), history)
+    }
+
+    /// Chooses one token from the scores that [`Sampler::need_after`] asked for: the same as from all of them.
+    ///
+    /// # Errors
+    /// As [`Sampler::sample`].
+    pub fn choose(&mut self, scores: Scores<'_>, history: &[u32]) -> Result<u32, SamplerError> {
         let Self { config, random, candidates } = self;
-        candidates.fill(logits, history.len())?;
+        candidates.fill(scores, history.len())?;
         candidates.penalise(config, history)?;
         if config.temperature == 0.0 {
             return candidates.best().map(|(id, _)| id);
@@ -165,6 +208,11 @@ impl Sampler {
         candidates.min_p(config.min_p)?;
         candidates.draw(config.temperature, random)
     }
+}
+
+/// The tokens that penalties are about.
+fn recent<'h>(config: &SamplerConfig, history: &'h [u32]) -> &'h [u32] {
+    &history[history.len() - config.repeat_last_n.min(history.len())..]
 }
 
 /// A float's bits in the order of its value; -0 is taken for 0.
@@ -195,6 +243,8 @@ fn weight(logit: f32, best: f32) -> f32 {
 #[derive(Debug, Clone, Default)]
 struct Candidates {
     keys: Vec<u64>,
+    /// How many tokens there are, those left out before included.
+    all: usize,
     /// This many at the front are in falling order, and none after them is larger.
     sorted: usize,
     /// Number of tokens before this one, for error messages.
@@ -202,11 +252,12 @@ struct Candidates {
 }
 
 impl Candidates {
-    fn fill(&mut self, logits: &[f32], position: usize) -> Result<(), SamplerError> {
+    fn fill(&mut self, scores: Scores<'_>, position: usize) -> Result<(), SamplerError> {
         self.position = position;
         self.sorted = 0;
+        self.all = scores.vocab_size();
         self.keys.clear();
-        for (token, &value) in (0..=u32::MAX).zip(logits) {
+        for (token, value) in scores.iter() {
             if value.is_nan() || value == f32::INFINITY {
                 return Err(SamplerError::Logit { token, value, position });
             }
@@ -217,17 +268,17 @@ impl Candidates {
 
     /// Repeat, frequency and presence penalty. Candidates must still be in order of id.
     fn penalise(&mut self, config: &SamplerConfig, history: &[u32]) -> Result<(), SamplerError> {
-        let off = config.repeat_penalty == 1.0 && config.frequency_penalty == 0.0 && config.presence_penalty == 0.0;
-        if off {
+        if !config.has_penalties() {
             return Ok(());
         }
-        let recent = &history[history.len() - config.repeat_last_n.min(history.len())..];
         let mut counts: HashMap<u32, u32> = HashMap::new();
-        for &id in recent {
+        for &id in recent(config, history) {
             *counts.entry(id).or_default() += 1;
         }
+        let all = self.keys.len() == self.all;
         for (id, count) in counts {
-            let Some(slot) = self.keys.get_mut(id as usize) else {
+            let at = if all { id as usize } else { self.keys.partition_point(|&key| id_of(key) < id) };
+            let Some(slot) = self.keys.get_mut(at).filter(|key| id_of(**key) == id) else {
                 continue;
             };
             let logit = logit_of(*slot);
@@ -267,7 +318,8 @@ impl Candidates {
     }
 
     fn top_k(&mut self, k: usize) {
-        if k == 0 || k >= self.keys.len() {
+        // Judged by all tokens, so that what was left out before changes nothing of the order.
+        if k == 0 || k >= self.all {
             return;
         }
         self.sort_to(k);
@@ -369,7 +421,7 @@ mod tests {
 
     fn candidates(logits: &[f32]) -> Candidates {
         let mut candidates = Candidates::default();
-        candidates.fill(logits, 0).unwrap();
+        candidates.fill(Scores::All(logits), 0).unwrap();
         candidates
     }
 

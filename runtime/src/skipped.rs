@@ -1,10 +1,11 @@
 //! What products left out because it could not change a result.
 
-/// How much of up and down was needed by what went through a session.
+/// How much of up, of down and of the output head was needed by what went through a session.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Skipped {
     rows: Count,
     columns: Count,
+    head: Count,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,11 +36,16 @@ impl Skipped {
         self.columns.add(needed, all);
     }
 
+    /// A step needed so many rows of the output head.
+    pub(crate) fn head(&mut self, needed: usize, all: usize) {
+        self.head.add(needed, all);
+    }
+
     /// What shares of the matrices were needed; nothing where the model or its layout lets nothing be
     /// skipped, or no token has passed.
     #[must_use]
     pub fn density(&self) -> Density {
-        Density { up_rows: self.rows.share(), down_columns: self.columns.share() }
+        Density { up_rows: self.rows.share(), down_columns: self.columns.share(), head_rows: self.head.share() }
     }
 }
 
@@ -50,6 +56,8 @@ pub struct Density {
     pub up_rows: Option<f64>,
     /// Columns of down: those whose activation is not 0 after rounding.
     pub down_columns: Option<f64>,
+    /// Rows of the output head that were computed after a pass over its 8-bit copy.
+    pub head_rows: Option<f64>,
 }
 
 #[cfg(test)]
@@ -63,6 +71,6 @@ mod tests {
         skipped.rows(1, 4);
         skipped.rows(2, 4);
         skipped.columns(0, 10);
-        assert_eq!(skipped.density(), Density { up_rows: Some(0.375), down_columns: Some(0.0) });
+        assert_eq!(skipped.density(), Density { up_rows: Some(0.375), down_columns: Some(0.0), head_rows: None });
     }
 }

@@ -1,12 +1,11 @@
 //! All weights of a model, found by name, checked against its configuration.
 
-use crate::checkpoint::{Checkpoint, Tensor, TensorType};
+use crate::checkpoint::{Checkpoint, Tensor};
 use crate::config::{Activation, Config};
 use crate::error::{Error, Result};
+use crate::head::Head;
 use crate::linear::{Linear, LinearOptions, Skips};
-use std::ops::Range;
 use std::sync::Arc;
-use tritone_kernels::float::{FloatFormat, FloatKernels};
 
 /// The weights of one transformer block.
 #[derive(Debug)]
@@ -39,7 +38,7 @@ pub(crate) struct Weights {
     pub(crate) embedding: Embedding,
     pub(crate) layers: Vec<Layer>,
     pub(crate) output_norm: Arc<[f32]>,
-    pub(crate) head: Head,
+    pub(crate) head: Arc<Head>,
     pub(crate) rope_factors: Option<Arc<[f32]>>,
 }
 
@@ -74,80 +73,10 @@ impl Embedding {
     }
 }
 
-/// What turns the last hidden state into logits.
-#[derive(Debug)]
-pub(crate) enum Head {
-    /// Rows of stored floats.
-    Float { tensor: Tensor, format: FloatFormat },
-    /// Rows in a format that is widened to f32 before use.
-    Widened(Tensor),
-    /// Ternary rows.
-    Ternary(Arc<Linear>),
-}
-
-impl Head {
-    fn load(tensor: &Tensor, config: &Config, options: &mut LinearOptions) -> Result<Head> {
-        tensor.expect_dims(&[config.hidden, config.vocab_size])?;
-        let tensor = tensor.clone();
-        let format = match tensor.tensor_type() {
-            TensorType::F32 => FloatFormat::F32,
-            TensorType::F16 => FloatFormat::F16,
-            TensorType::BF16 => FloatFormat::Bf16,
-            _ if tensor.is_ternary() => {
-                let linear = Linear::load(&tensor, (config.vocab_size, config.hidden), Skips::Nothing, options)?;
-                return Ok(Head::Ternary(Arc::new(linear)));
-            }
-            _ => return Ok(Head::Widened(tensor)),
-        };
-        Ok(Head::Float { tensor, format })
-    }
-
-    /// Bytes of all rows.
-    pub(crate) fn bytes(&self) -> usize {
-        match self {
-            Head::Float { tensor, .. } | Head::Widened(tensor) => tensor.data().len(),
-            Head::Ternary(linear) => linear.bytes(),
-        }
-    }
-
-    /// The matrix, if the head is ternary.
-    pub(crate) fn as_linear(&self) -> Option<&Arc<Linear>> {
-        match self {
-            Head::Ternary(linear) => Some(linear),
-            Head::Float { .. } | Head::Widened(_) => None,
-        }
-    }
-
-    /// Products of some rows with some vectors: `out` is `[vector][row]`.
-    ///
-    /// # Panics
-    /// The head is ternary.
-    pub(crate) fn rows_dot(&self, float: &FloatKernels, rows: Range<usize>, vectors: &[f32], out: &mut [f32]) {
-        let n_vectors = out.len() / rows.len();
-        match self {
-            Head::Float { tensor, format } => {
-                let row_bytes = tensor.cols() * format.size();
-                let bytes = &tensor.data()[rows.start * row_bytes..rows.end * row_bytes];
-                float.rows_dot_multi(*format, bytes, vectors, n_vectors, out);
-            }
-            Head::Widened(tensor) => {
-                let mut row = vec![0.0; tensor.cols()];
-                for (i, index) in rows.clone().enumerate() {
-                    tensor.dequantize_row(index, &mut row).expect("types that are not ternary always decode");
-                    for (v, x) in vectors.chunks_exact(row.len()).enumerate() {
-                        out[v * rows.len() + i] = float.dot_f32(&row, x);
-                    }
-                }
-            }
-            Head::Ternary(_) => unreachable!("a ternary head is a matrix product"),
-        }
-    }
-}
-
 impl Weights {
     /// Whether head and embedding are the same bytes.
     pub(crate) fn head_is_embedding(&self) -> bool {
-        match &self.head {
+        match &*self.head {
             Head::Float { tensor, .. } | Head::Widened(tensor) => {
                 tensor.data().as_ptr() == self.embedding.tensor.data().as_ptr()
             }
@@ -211,7 +140,7 @@ impl Weights {
         };
         // Without a head of its own the model uses its embedding.
         let head = checkpoint.find_tensor("output.weight").unwrap_or(&embedding);
-        let head = Head::load(head, c, loader.options)?;
+        let head = Arc::new(Head::load(head, c, loader.options)?);
         (loader.loaded)(embedding.data().len() as u64);
         Ok(Weights { embedding: Embedding { tensor: embedding }, layers, output_norm, head, rope_factors })
     }

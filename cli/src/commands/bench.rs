@@ -115,6 +115,9 @@ pub struct BenchArgs {
     /// How weights are laid out in memory
     #[arg(long, value_enum, default_value_t = Layout::Auto)]
     layout: Layout,
+    /// Read the whole output head for every token
+    #[arg(long)]
+    full_head: bool,
     /// Name of the kernel for decoding
     #[arg(long, value_name = "NAME")]
     kernel: Option<String>,
@@ -193,6 +196,8 @@ fn measure_all(
         let (measured, its_bar) = (model.clone(), bar.clone());
         let speeds = watched(watch, move || measure::measure(&measured, &plan, &its_bar))?;
         let token_bytes = model.bytes_per_token(context, speeds.density);
+        // With the head's copy, which decoding made.
+        report.weight_bytes = model.weight_bytes();
         report.runs.push(Run { threads: n_threads, cold, ceilings, speeds, token_bytes });
     }
     report.ok_or_else(|| Stop::usage("no number of threads was given", "-t takes numbers such as 1,2"))
@@ -228,6 +233,7 @@ impl BenchArgs {
             context: None,
             isa: self.isa,
             layout: self.layout,
+            full_head: self.full_head,
             kernel: self.kernel.clone(),
             cache_type: self.cache_type,
             i2s_layout: crate::args::I2sBytes::Published,

@@ -204,6 +204,7 @@ impl Chat<'_> {
             stop: self.model.chat_template().stop_strings().iter().map(|&text| text.to_owned()).collect(),
             ignore_eos: false,
             chunk: self.args.model.chunk,
+            logprobs: false,
         };
         let watch = Watch::start();
         let mut generation = Generation::new(&mut self.session, &ids[same..], &options)?;

@@ -66,6 +66,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
         stop: args.stop.clone(),
         ignore_eos: args.ignore_eos,
         chunk: args.model.chunk,
+        logprobs: args.json,
     };
     let mut session = model.session(args.model.context)?;
     let mut generation = Generation::new(&mut session, &ids, &options)?;
@@ -107,12 +108,13 @@ pub fn run(args: &RunArgs) -> Result<()> {
     if interrupted { Err(Stop::Interrupted) } else { Ok(()) }
 }
 
-/// What need not be read of up and down, where something need not.
+/// What was needed of up, down and the head, where something was not.
 pub fn skipped(density: Density) -> Option<String> {
     let up = density.up_rows.map(|share| format!("{:.1}% of the rows of up", 100.0 * share));
     let down = density.down_columns.map(|share| format!("{:.1}% of the columns of down", 100.0 * share));
-    let parts: Vec<_> = [up, down].into_iter().flatten().collect();
-    (!parts.is_empty()).then(|| format!("needed {}", parts.join(" and ")))
+    let head = density.head_rows.map(|share| format!("{:.2}% of the rows of the head", 100.0 * share));
+    let parts: Vec<_> = [up, down, head].into_iter().flatten().collect();
+    (!parts.is_empty()).then(|| format!("needed {}", parts.join(", ")))
 }
 
 /// The line after a run.

@@ -96,6 +96,9 @@ impl Process {
         command.args(["bench", "--cold", "--quiet", "-t", &threads.to_string()]);
         command.args(["-p", &plan.prompt.to_string(), "-n", &plan.generate.to_string()]);
         command.args(["--chunk", &args.chunk.to_string()]);
+        if args.full_head {
+            command.arg("--full-head");
+        }
         command.args(["--layout", &value_name(args.layout), "--cache-type", &value_name(args.cache_type)]);
         if let Some(path) = path {
             command.arg("--model").arg(path);
@@ -186,8 +189,9 @@ pub fn child(args: &BenchArgs) -> Result<()> {
 
     session.truncate(0);
     session.prefill(&plan.tokens[..plan.prompt], args.chunk)?;
+    let mut token = measure::likeliest(session.logits());
     for _ in 0..decoded(&plan) {
-        session.decode(measure::likeliest(session.logits()))?;
+        token = measure::next(&mut session, token)?;
     }
     emit(format_args!("{}\n", json!({"peak_memory_bytes": peak_memory()})))
 }

@@ -162,7 +162,11 @@ impl Report {
             "prefill": speed(&speeds.prefill),
             "decode": decode,
             "decode_reads": self.bytes_json(token_bytes),
-            "density": {"up_rows": speeds.density.up_rows, "down_columns": speeds.density.down_columns},
+            "density": {
+                "up_rows": speeds.density.up_rows,
+                "down_columns": speeds.density.down_columns,
+                "head_rows": speeds.density.head_rows,
+            },
             "batches": batches.collect::<Vec<_>>(),
             "profile": speeds.profiles.as_ref().map(|profiles| {
                 json!({"prefill": profiled_json(&profiles.prefill), "decode": profiled_json(&profiles.decode)})
@@ -186,7 +190,9 @@ impl Report {
                 csv.line(t, &format!("batch_{}", batch.tokens), "tokens/s", batch.tokens_per_second);
             }
             csv.one(t, "decode_reads", "B", run.token_bytes.total() as f64);
-            for (name, share) in [("up_rows", speeds.density.up_rows), ("down_columns", speeds.density.down_columns)] {
+            let density = speeds.density;
+            let shares = [density.up_rows, density.down_columns, density.head_rows];
+            for (name, share) in ["up_rows", "down_columns", "head_rows"].into_iter().zip(shares) {
                 if let Some(share) = share {
                     csv.one(t, &format!("density_{name}"), "1", share);
                 }
