@@ -46,11 +46,14 @@ type Quad = [[u8; 32]; 4];
 #[repr(C, align(64))]
 struct Panel([Quad; PANEL]);
 
-/// Products of a quad that a 16-bit lane holds.
-const fn run_quads(layout: Layout) -> usize {
+/// Two quads: what one round of the inner loop takes.
+type Pair = [Quad; 2];
+
+/// Pairs of quads whose products a 16-bit lane holds.
+const fn run_pairs(layout: Layout) -> usize {
     match layout {
-        Layout::I2S => 42,
-        Layout::T3 | Layout::T5 => 63,
+        Layout::I2S => 21,
+        Layout::T3 | Layout::T5 => 31,
     }
 }
 
@@ -72,89 +75,139 @@ pub(crate) fn run(
     let (unit_quads, tile_rows) = (unit(geometry.layout) / QUAD, geometry.tile_rows());
     // Units of a panel, and quads of a run: as even as the bounds allow.
     let units = geometry.block.div_ceil(unit_quads * QUAD);
-    let panel_units = units.div_ceil(units.div_ceil(PANEL / unit_quads));
-    let panel_quads = panel_units * unit_quads;
-    let run_quads = panel_quads.div_ceil(panel_quads.div_ceil(run_quads(geometry.layout)));
+    let panel_units = units.div_ceil(units.div_ceil(PANEL / unit_quads)).next_multiple_of(1 + unit_quads % 2);
+    let panel_pairs = panel_units * unit_quads / 2;
+    let run_pairs = panel_pairs.div_ceil(panel_pairs.div_ceil(run_pairs(geometry.layout)));
     // Rows as the output has them, those past the last included.
     let n_slots = tiles.len() * tile_rows;
     for b in 0..geometry.n_blocks() {
         for start in (0..units).step_by(panel_units) {
             let panel = start..(start + panel_units).min(units);
-            let quads = panel.start * unit_quads..panel.end * unit_quads;
+            // All panels but the last have an even number of quads; the activations of one more are 0.
+            let quads = panel.start * unit_quads..(panel.end * unit_quads).next_multiple_of(2);
             let codes = &mut codes.0[..quads.len()];
             for slot in (0..n_slots).step_by(STRIP) {
                 let (t, r) = (slot / tile_rows, slot % tile_rows);
-                let n_rows = match geometry.layout {
+                let tile = tiles.start + t;
+                let mut n_rows = STRIP;
+                match geometry.layout {
                     Layout::I2S => {
-                        let rows = geometry.rows_of(tiles.start + t..tiles.end);
+                        let rows = geometry.rows_of(tile..tiles.end);
                         let rows = rows.start..rows.end.min(rows.start + STRIP);
-                        decode_i2s(data, geometry.cols / 4, rows.clone(), panel.clone(), codes);
-                        rows.len()
+                        n_rows = rows.len();
+                        decode_i2s(data, geometry.cols / 4, rows, panel.clone(), codes);
                     }
-                    Layout::T3 => {
-                        decode_t3(tile_block(geometry, data, tiles.start + t, b), panel.clone(), codes);
-                        STRIP
-                    }
-                    Layout::T5 => {
-                        decode_t5(tile_block(geometry, data, tiles.start + t, b), r, panel.clone(), codes);
-                        STRIP
-                    }
+                    Layout::T3 => decode_t3(tile_block(geometry, data, tile, b), panel.clone(), codes),
+                    Layout::T5 => decode_t5(tile_block(geometry, data, tile, b), r, panel.clone(), codes),
+                }
+                prefetch_weights(geometry, data, tile + STRIP.div_ceil(tile_rows)..tiles.end, b, panel.clone());
+                let columns = |v| {
+                    let block = activations(geometry, vector(prepared, n_vectors, v), b);
+                    let quads = &bytemuck::cast_slice::<i8, u8>(block).as_chunks::<QUAD>().0[quads.clone()];
+                    quads.as_chunks::<2>().0
                 };
                 // A strip of I2_S may be two tiles: there is one block, so their sums are neighbours.
                 let n_sums = STRIP.min(n_slots - slot);
-                let strip = Strip { codes, run_quads, n_rows };
-                let columns = |v| {
-                    let block = activations(geometry, vector(prepared, n_vectors, v), b);
-                    &bytemuck::cast_slice::<i8, u8>(block).as_chunks::<QUAD>().0[quads.clone()]
+                let sums_of = |v| {
+                    let start = sums_at(geometry, tiles.len(), v, t, b) + r;
+                    start..start + n_sums
                 };
-                let mut add = |v, products: &[i32; STRIP]| {
-                    let sums = &mut out[sums_at(geometry, tiles.len(), v, t, b) + r..][..n_sums];
-                    if start == 0 {
-                        sums.fill(0);
+                let mut strip = Strip { codes: codes.as_chunks::<2>().0, run_pairs, n_rows, out };
+                if start == 0 {
+                    for v in 0..n_vectors {
+                        let sums = &mut strip.out[sums_of(v)];
+                        sums[n_rows..].fill(0);
                         sums[..n_rows].fill(-total(geometry, vector(prepared, n_vectors, v), b));
                     }
-                    for (sum, product) in sums[..n_rows].iter_mut().zip(products) {
-                        *sum += product;
-                    }
-                };
-                let pairs = n_vectors / 2 * 2;
-                for v in (0..pairs).step_by(2) {
-                    let [first, second] = strip.products([columns(v), columns(v + 1)]);
-                    add(v, &first);
-                    add(v + 1, &second);
                 }
-                if pairs < n_vectors {
-                    let [last] = strip.products([columns(pairs)]);
-                    add(pairs, &last);
+                let fours = n_vectors / 4 * 4;
+                for v in (0..fours).step_by(4) {
+                    let next = (v + 4).min(n_vectors - 4);
+                    for next in next..next + 4 {
+                        prefetch(bytemuck::cast_slice(columns(next)));
+                        prefetch(bytemuck::cast_slice(&strip.out[sums_of(next)]));
+                    }
+                    let columns = [columns(v), columns(v + 1), columns(v + 2), columns(v + 3)];
+                    let sums = [sums_of(v), sums_of(v + 1), sums_of(v + 2), sums_of(v + 3)];
+                    strip.multiply::<4, 2>(columns, sums);
+                }
+                match n_vectors - fours {
+                    0 => {}
+                    1 => strip.multiply::<1, 4>([columns(fours)], [sums_of(fours)]),
+                    2 => strip
+                        .multiply::<2, 4>([columns(fours), columns(fours + 1)], [sums_of(fours), sums_of(fours + 1)]),
+                    _ => strip.multiply::<3, 2>(
+                        [columns(fours), columns(fours + 1), columns(fours + 2)],
+                        [sums_of(fours), sums_of(fours + 1), sums_of(fours + 2)],
+                    ),
                 }
             }
         }
     }
 }
 
-/// Decoded rows.
+/// Decoded rows, and all sums.
 struct Strip<'a> {
-    codes: &'a [Quad],
-    run_quads: usize,
+    codes: &'a [Pair],
+    run_pairs: usize,
+    /// Rows that exist; further ones have no sums, or such as stay 0.
     n_rows: usize,
+    out: &'a mut [i32],
 }
 
 impl Strip<'_> {
-    /// Codes times activations, row by row, for `N` vectors that have as many quads.
+    /// Adds codes times activations, `OCTETS` at a time, for `N` vectors that have as many quads.
     #[inline]
     #[target_feature(enable = "avx2")]
-    fn products<const N: usize>(&self, vectors: [&[[u8; QUAD]]; N]) -> [[i32; STRIP]; N] {
+    fn multiply<const N: usize, const OCTETS: usize>(
+        &mut self,
+        vectors: [&[[[u8; QUAD]; 2]]; N],
+        sums: [Range<usize>; N],
+    ) {
+        for first in (0..4).step_by(OCTETS) {
+            let products = self.products::<N, OCTETS>(vectors, first);
+            for (products, sums) in products.into_iter().zip(sums.iter()) {
+                // Unpacking took rows 0-3 and 16-19 into the first octet, 4-7 and 20-23 into the second.
+                for (i, [a, b]) in products.as_chunks::<2>().0.iter().enumerate() {
+                    let low = _mm256_permute2x128_si256::<0x20>(*a, *b);
+                    let high = _mm256_permute2x128_si256::<0x31>(*a, *b);
+                    let r = (first + 2 * i) * 4;
+                    let sums = &mut self.out[sums.clone()];
+                    add(sums, self.n_rows, r, low);
+                    add(sums, self.n_rows, r + STRIP / 2, high);
+                }
+            }
+        }
+    }
+
+    /// The products of `OCTETS` octets from `first` on.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn products<const N: usize, const OCTETS: usize>(
+        &self,
+        vectors: [&[[[u8; QUAD]; 2]]; N],
+        first: usize,
+    ) -> [[__m256i; OCTETS]; N] {
         let ones = _mm256_set1_epi16(1);
-        let mut wide = [[_mm256_setzero_si256(); 4]; N];
-        for (i, codes) in self.codes.chunks(self.run_quads).enumerate() {
-            let vectors = vectors.map(|vector| &vector[i * self.run_quads..][..codes.len()]);
-            let mut narrow = [[_mm256_setzero_si256(); 4]; N];
-            for (q, codes) in codes.iter().enumerate() {
-                let a = vectors.map(|vector| _mm256_set1_epi32(i32::from_le_bytes(vector[q])));
-                for (octet, codes) in codes.iter().enumerate() {
-                    let codes = load(codes);
-                    for (narrow, a) in narrow.iter_mut().zip(a) {
-                        narrow[octet] = _mm256_add_epi16(narrow[octet], _mm256_maddubs_epi16(codes, a));
+        let mut wide = [[_mm256_setzero_si256(); OCTETS]; N];
+        for (i, codes) in self.codes.chunks(self.run_pairs).enumerate() {
+            let mut run = [&[][..]; N];
+            for (run, vector) in run.iter_mut().zip(vectors) {
+                *run = &vector[i * self.run_pairs..][..codes.len()];
+            }
+            let mut narrow = [[_mm256_setzero_si256(); OCTETS]; N];
+            #[expect(clippy::needless_range_loop, reason = "an index that all slices share is checked once")]
+            for pair in 0..codes.len() {
+                for quad in 0..2 {
+                    let mut a = [ones; N];
+                    for (a, run) in a.iter_mut().zip(run) {
+                        *a = _mm256_set1_epi32(i32::from_le_bytes(run[pair][quad]));
+                    }
+                    for octet in 0..OCTETS {
+                        let codes = load(&codes[pair][quad][first + octet]);
+                        for (narrow, a) in narrow.iter_mut().zip(a) {
+                            narrow[octet] = _mm256_add_epi16(narrow[octet], _mm256_maddubs_epi16(codes, a));
+                        }
                     }
                 }
             }
@@ -162,15 +215,55 @@ impl Strip<'_> {
                 *wide = _mm256_add_epi32(*wide, _mm256_madd_epi16(*narrow, ones));
             }
         }
-        wide.map(|[a, b, c, d]| {
-            let eights = [
-                _mm256_permute2x128_si256::<0x20>(a, b),
-                _mm256_permute2x128_si256::<0x20>(c, d),
-                _mm256_permute2x128_si256::<0x31>(a, b),
-                _mm256_permute2x128_si256::<0x31>(c, d),
-            ];
-            bytemuck::cast(eights)
-        })
+        wide
+    }
+}
+
+/// Adds the products of 8 rows to the sums from `r` on, as far as the first `n_rows` go.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn add(sums: &mut [i32], n_rows: usize, r: usize, products: __m256i) {
+    if let Some(sums) = sums[..n_rows].get_mut(r..r + 8).and_then(<[i32]>::as_mut_array) {
+        let bytes: &mut [u8; 32] = bytemuck::cast_mut::<[i32; 8], _>(sums);
+        store(bytes, _mm256_add_epi32(load(bytes), products));
+    } else if r < n_rows {
+        let products: [i32; 8] = bytemuck::cast(products);
+        for (sum, product) in sums[r..n_rows].iter_mut().zip(products) {
+            *sum += product;
+        }
+    }
+}
+
+/// Fetches units of the first strip of `tiles`.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn prefetch_weights(geometry: &Geometry, data: &[u8], tiles: Range<usize>, b: usize, units: Range<usize>) {
+    if tiles.is_empty() {
+        return;
+    }
+    if geometry.layout == Layout::I2S {
+        let row_bytes = geometry.cols / 4;
+        let bytes = units.start * (i2s::BLOCK / 4)..units.end * (i2s::BLOCK / 4);
+        for row in geometry.rows_of(tiles).take(STRIP) {
+            prefetch(&data[row * row_bytes..][bytes.clone()]);
+        }
+    } else {
+        let block = tile_block(geometry, data, tiles.start, b);
+        let unit_bytes = match geometry.layout {
+            Layout::T5 => 4 * t5::TILE_ROWS,
+            _ => SUPER_PLANES * t3::PLANE,
+        };
+        let end = (units.end * unit_bytes).min(block.len());
+        prefetch(&block[units.start * unit_bytes..end]);
+    }
+}
+
+/// Fetches lines into the first cache.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn prefetch(bytes: &[u8]) {
+    for line in bytes.chunks(64) {
+        _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast());
     }
 }
 
@@ -187,7 +280,11 @@ fn decode_i2s(data: &[u8], row_bytes: usize, rows: Range<usize>, units: Range<us
         });
         for (u, codes) in codes.as_chunks_mut::<{ i2s::BLOCK / QUAD }>().0.iter_mut().enumerate() {
             // Four bytes of a row are a quad of each of the unit's quarters.
-            for (d, quads) in transpose(rows.map(|row| load(&row[u]))).into_iter().enumerate() {
+            let mut bytes = [three; 8];
+            for (bytes, row) in bytes.iter_mut().zip(rows) {
+                *bytes = load(&row[u]);
+            }
+            for (d, quads) in transpose(bytes).into_iter().enumerate() {
                 let quarters = [
                     _mm256_srli_epi16::<6>(quads),
                     _mm256_srli_epi16::<4>(quads),
@@ -205,26 +302,33 @@ fn decode_i2s(data: &[u8], row_bytes: usize, rows: Range<usize>, units: Range<us
 /// Column `d` of an 8 x 8 matrix of 32-bit numbers, for all `d`.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn transpose(rows: [__m256i; 8]) -> [__m256i; 8] {
-    let four = |[a, b, c, d]: [__m256i; 4]| {
-        let (ab, cd) = (_mm256_unpacklo_epi32(a, b), _mm256_unpacklo_epi32(c, d));
-        let (ab_high, cd_high) = (_mm256_unpackhi_epi32(a, b), _mm256_unpackhi_epi32(c, d));
-        [
-            _mm256_unpacklo_epi64(ab, cd),
-            _mm256_unpackhi_epi64(ab, cd),
-            _mm256_unpacklo_epi64(ab_high, cd_high),
-            _mm256_unpackhi_epi64(ab_high, cd_high),
-        ]
-    };
-    let [a, b, c, d, e, f, g, h] = rows;
-    let (first, second) = (four([a, b, c, d]), four([e, f, g, h]));
-    from_fn(|d| {
-        if d < 4 {
-            _mm256_permute2x128_si256::<0x20>(first[d], second[d])
-        } else {
-            _mm256_permute2x128_si256::<0x31>(first[d - 4], second[d - 4])
-        }
-    })
+fn transpose([a, b, c, d, e, f, g, h]: [__m256i; 8]) -> [__m256i; 8] {
+    let [a, b, c, d] = transpose_halves([a, b, c, d]);
+    let [e, f, g, h] = transpose_halves([e, f, g, h]);
+    [
+        _mm256_permute2x128_si256::<0x20>(a, e),
+        _mm256_permute2x128_si256::<0x20>(b, f),
+        _mm256_permute2x128_si256::<0x20>(c, g),
+        _mm256_permute2x128_si256::<0x20>(d, h),
+        _mm256_permute2x128_si256::<0x31>(a, e),
+        _mm256_permute2x128_si256::<0x31>(b, f),
+        _mm256_permute2x128_si256::<0x31>(c, g),
+        _mm256_permute2x128_si256::<0x31>(d, h),
+    ]
+}
+
+/// Columns `d` and `d + 4` of a 4 x 8 matrix, for all `d`.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn transpose_halves([a, b, c, d]: [__m256i; 4]) -> [__m256i; 4] {
+    let (ab, cd) = (_mm256_unpacklo_epi32(a, b), _mm256_unpacklo_epi32(c, d));
+    let (ab_high, cd_high) = (_mm256_unpackhi_epi32(a, b), _mm256_unpackhi_epi32(c, d));
+    [
+        _mm256_unpacklo_epi64(ab, cd),
+        _mm256_unpackhi_epi64(ab, cd),
+        _mm256_unpacklo_epi64(ab_high, cd_high),
+        _mm256_unpackhi_epi64(ab_high, cd_high),
+    ]
 }
 
 /// The trits of each magnitude up to 13, 0 for 14 and 15: digit `j` of magnitude `m` at `[j][m]`.
@@ -243,10 +347,12 @@ static T3_DIGITS: [[u8; 16]; t3::GROUP] = {
     table
 };
 
+/// Planes of a super-group: one of signs, and one of nibbles for each pair of groups.
+const SUPER_PLANES: usize = 1 + t3::SUPER / 2;
+
 /// Decodes super-groups of a tile's block.
 #[target_feature(enable = "avx2")]
 fn decode_t3(block: &[u8], units: Range<usize>, codes: &mut [Quad]) {
-    const SUPER_PLANES: usize = 1 + t3::SUPER / 2;
     let (planes, _) = block.as_chunks::<{ t3::PLANE }>();
     let digits = T3_DIGITS.each_ref().map(|table| load_twice(table));
     let (one, low_nibble) = (_mm256_set1_epi8(1), _mm256_set1_epi8(15));
@@ -256,7 +362,7 @@ fn decode_t3(block: &[u8], units: Range<usize>, codes: &mut [Quad]) {
         let mut columns = [one; t3::SUPER * t3::GROUP];
         for pair in (0..t3::SUPER / 2).rev() {
             // The last super-group may be shorter; its missing groups have no sign set.
-            let nibbles = planes.get(1 + pair).map_or(_mm256_setzero_si256(), |plane| load(plane));
+            let nibbles = load(planes.get(1 + pair).unwrap_or(&[0; t3::PLANE]));
             let high = _mm256_and_si256(_mm256_srli_epi16::<4>(nibbles), low_nibble);
             let low = _mm256_and_si256(nibbles, low_nibble);
             for (group, magnitudes) in [(2 * pair + 1, high), (2 * pair, low)] {
@@ -321,11 +427,12 @@ fn decode_t5(block: &[u8], r: usize, units: Range<usize>, codes: &mut [Quad]) {
     let (halves, _) = block.as_chunks::<STRIP>();
     const STRIPS: usize = t5::TILE_ROWS / STRIP;
     for (unit, codes) in units.zip(codes.as_chunks_mut::<{ t5::GROUP }>().0) {
-        let columns: [[__m256i; t5::GROUP]; 4] = from_fn(|i| {
+        let mut columns = [[_mm256_setzero_si256(); t5::GROUP]; 4];
+        for (i, columns) in columns.iter_mut().enumerate() {
             // The last unit may have fewer groups.
             let bytes = halves.get((unit * 4 + i) * STRIPS + r / STRIP);
-            tables.codes(bytes.map_or(_mm256_setzero_si256(), |bytes| load(bytes)))
-        });
+            *columns = tables.codes(load(bytes.unwrap_or(&[0; STRIP])));
+        }
         for (columns, quad) in columns.as_flattened().as_chunks::<QUAD>().0.iter().zip(codes) {
             interleave(*columns, quad);
         }
@@ -354,10 +461,15 @@ impl T5Tables {
         let r = _mm256_sub_epi8(m, _mm256_shuffle_epi8(self.high[0], q));
         let (r, magnitude) = (_mm256_sign_epi8(r, sign), _mm256_abs_epi8(r));
         // Where `r` is 0, so are its digits and what `vpsignb` makes of them.
-        let [t0, t1, t2] = self.digits.map(|digits| _mm256_sign_epi8(_mm256_shuffle_epi8(digits, magnitude), r));
-        let [t3, t4] =
-            [self.high[1], self.high[2]].map(|digits| _mm256_sign_epi8(_mm256_shuffle_epi8(digits, q), sign));
-        [t0, t1, t2, t3, t4].map(|trits| _mm256_add_epi8(trits, one))
+        let [d0, d1, d2] = self.digits;
+        let [_, d3, d4] = self.high;
+        [
+            _mm256_add_epi8(one, _mm256_sign_epi8(_mm256_shuffle_epi8(d0, magnitude), r)),
+            _mm256_add_epi8(one, _mm256_sign_epi8(_mm256_shuffle_epi8(d1, magnitude), r)),
+            _mm256_add_epi8(one, _mm256_sign_epi8(_mm256_shuffle_epi8(d2, magnitude), r)),
+            _mm256_add_epi8(one, _mm256_sign_epi8(_mm256_shuffle_epi8(d3, q), sign)),
+            _mm256_add_epi8(one, _mm256_sign_epi8(_mm256_shuffle_epi8(d4, q), sign)),
+        ]
     }
 }
 

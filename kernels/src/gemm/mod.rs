@@ -8,7 +8,7 @@
 //! ```
 //!
 //! The prepared vector is the same for all kernels: the activations block after block, each block
-//! padded with zeros to whole units of its layout ([`unit`]), and after that, on a new line, the
+//! padded with zeros to whole units of its layout ([`unit`]) and an even number of fours, and after that, on a new line, the
 //! total of each block as an i32. What the codes of padding are does not matter, their activations
 //! being 0.
 
@@ -60,9 +60,12 @@ pub(crate) const fn unit(layout: Layout) -> usize {
     }
 }
 
+/// Columns that kernels may take together at the end of a block.
+const PAIR: usize = 8;
+
 /// Columns of a block with its padding.
 const fn padded_block(geometry: &Geometry) -> usize {
-    geometry.block.next_multiple_of(unit(geometry.layout))
+    geometry.block.next_multiple_of(unit(geometry.layout)).next_multiple_of(PAIR)
 }
 
 /// Lines before those of the totals.
