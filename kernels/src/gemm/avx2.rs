@@ -27,6 +27,7 @@ use super::{activations, total, unit};
 use crate::format::{Geometry, Layout, i2s, t3, t5};
 use crate::gemv::{sums_at, tile_block, vector};
 use crate::line::Line;
+use core::arch::asm;
 use core::arch::x86_64::*;
 use core::array::from_fn;
 use core::ops::Range;
@@ -129,17 +130,16 @@ pub(crate) fn run(
                     }
                     let columns = [columns(v), columns(v + 1), columns(v + 2), columns(v + 3)];
                     let sums = [sums_of(v), sums_of(v + 1), sums_of(v + 2), sums_of(v + 3)];
-                    strip.multiply::<4, 2>(columns, sums);
+                    strip.multiply_four(columns, sums);
                 }
                 match n_vectors - fours {
                     0 => {}
-                    1 => strip.multiply::<1, 4>([columns(fours)], [sums_of(fours)]),
-                    2 => strip
-                        .multiply::<2, 4>([columns(fours), columns(fours + 1)], [sums_of(fours), sums_of(fours + 1)]),
-                    _ => strip.multiply::<3, 2>(
-                        [columns(fours), columns(fours + 1), columns(fours + 2)],
-                        [sums_of(fours), sums_of(fours + 1), sums_of(fours + 2)],
-                    ),
+                    1 => strip.multiply([columns(fours)], [sums_of(fours)]),
+                    2 => strip.multiply([columns(fours), columns(fours + 1)], [sums_of(fours), sums_of(fours + 1)]),
+                    _ => {
+                        strip.multiply([columns(fours), columns(fours + 1)], [sums_of(fours), sums_of(fours + 1)]);
+                        strip.multiply([columns(fours + 2)], [sums_of(fours + 2)]);
+                    }
                 }
             }
         }
@@ -155,74 +155,185 @@ struct Strip<'a> {
     out: &'a mut [i32],
 }
 
-impl Strip<'_> {
-    /// Adds codes times activations, `OCTETS` at a time, for `N` vectors that have as many quads.
-    #[inline]
-    #[target_feature(enable = "avx2")]
-    fn multiply<const N: usize, const OCTETS: usize>(
-        &mut self,
-        vectors: [&[[[u8; QUAD]; 2]]; N],
-        sums: [Range<usize>; N],
-    ) {
-        for first in (0..4).step_by(OCTETS) {
-            let products = self.products::<N, OCTETS>(vectors, first);
-            for (products, sums) in products.into_iter().zip(sums.iter()) {
-                // Unpacking took rows 0-3 and 16-19 into the first octet, 4-7 and 20-23 into the second.
-                for (i, [a, b]) in products.as_chunks::<2>().0.iter().enumerate() {
-                    let low = _mm256_permute2x128_si256::<0x20>(*a, *b);
-                    let high = _mm256_permute2x128_si256::<0x31>(*a, *b);
-                    let r = (first + 2 * i) * 4;
-                    let sums = &mut self.out[sums.clone()];
-                    add(sums, self.n_rows, r, low);
-                    add(sums, self.n_rows, r + STRIP / 2, high);
-                }
-            }
-        }
-    }
+/// The activations of a vector that belong to a strip's codes.
+type Columns<'a> = &'a [[[u8; QUAD]; 2]];
 
-    /// The products of `OCTETS` octets from `first` on.
+impl Strip<'_> {
+    /// Adds codes times activations for one or two vectors, all octets at once.
     #[inline]
     #[target_feature(enable = "avx2")]
-    fn products<const N: usize, const OCTETS: usize>(
-        &self,
-        vectors: [&[[[u8; QUAD]; 2]]; N],
-        first: usize,
-    ) -> [[__m256i; OCTETS]; N] {
+    fn multiply<const N: usize>(&mut self, vectors: [Columns; N], sums: [Range<usize>; N]) {
         let ones = _mm256_set1_epi16(1);
-        let mut wide = [[_mm256_setzero_si256(); OCTETS]; N];
+        let mut wide = [[_mm256_setzero_si256(); 4]; N];
         for (i, codes) in self.codes.chunks(self.run_pairs).enumerate() {
             let mut run = [&[][..]; N];
             for (run, vector) in run.iter_mut().zip(vectors) {
-                *run = &vector[i * self.run_pairs..][..codes.len()];
+                *run = vector[i * self.run_pairs..][..codes.len()].as_flattened();
             }
-            let mut narrow = [[_mm256_setzero_si256(); OCTETS]; N];
-            #[expect(clippy::needless_range_loop, reason = "an index that all slices share is checked once")]
-            for pair in 0..codes.len() {
-                for quad in 0..2 {
-                    let mut a = [ones; N];
-                    for (a, run) in a.iter_mut().zip(run) {
-                        *a = _mm256_set1_epi32(i32::from_le_bytes(run[pair][quad]));
-                    }
-                    for octet in 0..OCTETS {
-                        let codes = load(&codes[pair][quad][first + octet]);
-                        for (narrow, a) in narrow.iter_mut().zip(a) {
-                            narrow[octet] = _mm256_add_epi16(narrow[octet], _mm256_maddubs_epi16(codes, a));
-                        }
+            let mut narrow = [[_mm256_setzero_si256(); 4]; N];
+            for (q, codes) in codes.as_flattened().iter().enumerate() {
+                let mut a = [ones; N];
+                for (a, run) in a.iter_mut().zip(run) {
+                    *a = _mm256_set1_epi32(i32::from_le_bytes(run[q]));
+                }
+                for (octet, codes) in codes.iter().enumerate() {
+                    let codes = load(codes);
+                    for (narrow, a) in narrow.iter_mut().zip(a) {
+                        narrow[octet] = _mm256_add_epi16(narrow[octet], _mm256_maddubs_epi16(codes, a));
                     }
                 }
             }
-            for (wide, narrow) in wide.as_flattened_mut().iter_mut().zip(narrow.as_flattened()) {
-                *wide = _mm256_add_epi32(*wide, _mm256_madd_epi16(*narrow, ones));
+            widen(wide.as_flattened_mut(), narrow.as_flattened());
+        }
+        for (wide, sums) in wide.into_iter().zip(sums) {
+            let [a, b, c, d] = wide;
+            add(&mut self.out[sums.clone()], self.n_rows, 0, a, b);
+            add(&mut self.out[sums], self.n_rows, 8, c, d);
+        }
+    }
+
+    /// Adds codes times activations for four vectors, two octets at a time, whose codes are one
+    /// cache line of each quad.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn multiply_four(&mut self, vectors: [Columns; 4], sums: [Range<usize>; 4]) {
+        for half in 0..2 {
+            let mut wide = [[_mm256_setzero_si256(); 2]; 4];
+            for (i, codes) in self.codes.chunks(self.run_pairs).enumerate() {
+                let [a, b, c, d] = vectors;
+                let run = i * self.run_pairs..i * self.run_pairs + codes.len();
+                let vectors = [&a[run.clone()], &b[run.clone()], &c[run.clone()], &d[run]];
+                widen(wide.as_flattened_mut(), run_of_four(codes, half, vectors).as_flattened());
+            }
+            for ([a, b], sums) in wide.into_iter().zip(sums.iter()) {
+                add(&mut self.out[sums.clone()], self.n_rows, 8 * half, a, b);
             }
         }
-        wide
     }
+}
+
+/// One run of four vectors and two octets (the first two or the last two), in 16 bits:
+/// `[vector][octet]`.
+///
+/// Written in assembly because it needs 15 of the 16 registers: the compiler moves loads up and
+/// then keeps a sum in memory, where each addition waits for the one before.
+///
+/// # Panics
+/// There are no codes, or not as many activations.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn run_of_four(codes: &[Pair], half: usize, vectors: [Columns; 4]) -> [[__m256i; 2]; 4] {
+    assert!(!codes.is_empty() && half < 2, "a run of a half");
+    assert!(vectors.iter().all(|vector| vector.len() == codes.len()), "as many activations as codes");
+    let mut s = [[_mm256_setzero_si256(); 2]; 4];
+    let [[s00, s01], [s10, s11], [s20, s21], [s30, s31]] = &mut s;
+    let [v0, v1, v2, v3] = vectors.map(<[_]>::as_ptr);
+    // SAFETY: the loop runs `codes.len()` times, at least once (first assertion). Round `i` reads, of
+    // `codes[i]`, 64 of the 128 bytes of each quad, from byte 0 or 64 on (`half` is 0 or 1), and the 8
+    // bytes of `vector[i]` of each vector, which has as many elements (second assertion). It writes
+    // nothing but the registers named here.
+    unsafe {
+        asm!(
+            "2:",
+            "vpbroadcastd {a0}, dword ptr [{v0} + 8*{i}]",
+            "vpbroadcastd {a1}, dword ptr [{v1} + 8*{i}]",
+            "vpbroadcastd {a2}, dword ptr [{v2} + 8*{i}]",
+            "vpbroadcastd {a3}, dword ptr [{v3} + 8*{i}]",
+            "vmovdqu {c}, ymmword ptr [{codes}]",
+            "vpmaddubsw {p}, {c}, {a0}",
+            "vpmaddubsw {q}, {c}, {a1}",
+            "vpaddw {s00}, {s00}, {p}",
+            "vpaddw {s10}, {s10}, {q}",
+            "vpmaddubsw {p}, {c}, {a2}",
+            "vpmaddubsw {q}, {c}, {a3}",
+            "vpaddw {s20}, {s20}, {p}",
+            "vpaddw {s30}, {s30}, {q}",
+            "vmovdqu {c}, ymmword ptr [{codes} + 32]",
+            "vpmaddubsw {p}, {c}, {a0}",
+            "vpmaddubsw {q}, {c}, {a1}",
+            "vpaddw {s01}, {s01}, {p}",
+            "vpaddw {s11}, {s11}, {q}",
+            "vpmaddubsw {p}, {c}, {a2}",
+            "vpmaddubsw {q}, {c}, {a3}",
+            "vpaddw {s21}, {s21}, {p}",
+            "vpaddw {s31}, {s31}, {q}",
+            "vpbroadcastd {a0}, dword ptr [{v0} + 8*{i} + 4]",
+            "vpbroadcastd {a1}, dword ptr [{v1} + 8*{i} + 4]",
+            "vpbroadcastd {a2}, dword ptr [{v2} + 8*{i} + 4]",
+            "vpbroadcastd {a3}, dword ptr [{v3} + 8*{i} + 4]",
+            "vmovdqu {c}, ymmword ptr [{codes} + 128]",
+            "vpmaddubsw {p}, {c}, {a0}",
+            "vpmaddubsw {q}, {c}, {a1}",
+            "vpaddw {s00}, {s00}, {p}",
+            "vpaddw {s10}, {s10}, {q}",
+            "vpmaddubsw {p}, {c}, {a2}",
+            "vpmaddubsw {q}, {c}, {a3}",
+            "vpaddw {s20}, {s20}, {p}",
+            "vpaddw {s30}, {s30}, {q}",
+            "vmovdqu {c}, ymmword ptr [{codes} + 160]",
+            "vpmaddubsw {p}, {c}, {a0}",
+            "vpmaddubsw {q}, {c}, {a1}",
+            "vpaddw {s01}, {s01}, {p}",
+            "vpaddw {s11}, {s11}, {q}",
+            "vpmaddubsw {p}, {c}, {a2}",
+            "vpmaddubsw {q}, {c}, {a3}",
+            "vpaddw {s21}, {s21}, {p}",
+            "vpaddw {s31}, {s31}, {q}",
+            "add {codes}, 256",
+            "inc {i}",
+            "cmp {i}, {n}",
+            "jne 2b",
+            codes = inout(reg) codes.as_ptr().cast::<u8>().add(64 * half) => _,
+            i = inout(reg) 0usize => _,
+            n = in(reg) codes.len(),
+            v0 = in(reg) v0,
+            v1 = in(reg) v1,
+            v2 = in(reg) v2,
+            v3 = in(reg) v3,
+            s00 = inout(ymm_reg) *s00,
+            s01 = inout(ymm_reg) *s01,
+            s10 = inout(ymm_reg) *s10,
+            s11 = inout(ymm_reg) *s11,
+            s20 = inout(ymm_reg) *s20,
+            s21 = inout(ymm_reg) *s21,
+            s30 = inout(ymm_reg) *s30,
+            s31 = inout(ymm_reg) *s31,
+            a0 = out(ymm_reg) _,
+            a1 = out(ymm_reg) _,
+            a2 = out(ymm_reg) _,
+            a3 = out(ymm_reg) _,
+            c = out(ymm_reg) _,
+            p = out(ymm_reg) _,
+            q = out(ymm_reg) _,
+            options(readonly, nostack),
+        );
+    }
+    s
+}
+
+/// Adds pairs of 16-bit lanes to 32-bit lanes.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn widen(wide: &mut [__m256i], narrow: &[__m256i]) {
+    let ones = _mm256_set1_epi16(1);
+    for (wide, narrow) in wide.iter_mut().zip(narrow) {
+        *wide = _mm256_add_epi32(*wide, _mm256_madd_epi16(*narrow, ones));
+    }
+}
+
+/// Adds two octets to the sums, as far as the first `n_rows` go. Unpacking took rows `r..r + 4` and
+/// `r + 16..r + 20` into the first, the next fours into the second.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn add(sums: &mut [i32], n_rows: usize, r: usize, first: __m256i, second: __m256i) {
+    add_eight(sums, n_rows, r, _mm256_permute2x128_si256::<0x20>(first, second));
+    add_eight(sums, n_rows, r + STRIP / 2, _mm256_permute2x128_si256::<0x31>(first, second));
 }
 
 /// Adds the products of 8 rows to the sums from `r` on, as far as the first `n_rows` go.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn add(sums: &mut [i32], n_rows: usize, r: usize, products: __m256i) {
+fn add_eight(sums: &mut [i32], n_rows: usize, r: usize, products: __m256i) {
     if let Some(sums) = sums[..n_rows].get_mut(r..r + 8).and_then(<[i32]>::as_mut_array) {
         let bytes: &mut [u8; 32] = bytemuck::cast_mut::<[i32; 8], _>(sums);
         store(bytes, _mm256_add_epi32(load(bytes), products));
