@@ -23,9 +23,9 @@
 //!   2 * 2 * 128 = 512 and 63 of them within 32,256. Sums of whole rows fit 32 bits
 //!   ([`crate::format::MAX_COLS`]).
 
-use super::{activations, total, unit};
+use super::{Prepared, unit};
 use crate::format::{Geometry, Layout, i2s, t3, t5};
-use crate::gemv::{sums_at, tile_block, vector};
+use crate::gemv::tile_block;
 use crate::line::Line;
 use core::arch::asm;
 use core::arch::x86_64::*;
@@ -79,9 +79,11 @@ pub(crate) fn run(
     let panel_units = units.div_ceil(units.div_ceil(PANEL / unit_quads)).next_multiple_of(1 + unit_quads % 2);
     let panel_pairs = panel_units * unit_quads / 2;
     let run_pairs = panel_pairs.div_ceil(panel_pairs.div_ceil(run_pairs(geometry.layout)));
+    let prepared = Prepared::new(geometry, prepared);
     // Rows as the output has them, those past the last included.
     let n_slots = tiles.len() * tile_rows;
-    for b in 0..geometry.n_blocks() {
+    let n_blocks = geometry.n_blocks();
+    for b in 0..n_blocks {
         for start in (0..units).step_by(panel_units) {
             let panel = start..(start + panel_units).min(units);
             // All panels but the last have an even number of quads; the activations of one more are 0.
@@ -103,14 +105,14 @@ pub(crate) fn run(
                 }
                 prefetch_weights(geometry, data, tile + STRIP.div_ceil(tile_rows)..tiles.end, b, panel.clone());
                 let columns = |v| {
-                    let block = activations(geometry, vector(prepared, n_vectors, v), b);
-                    let quads = &bytemuck::cast_slice::<i8, u8>(block).as_chunks::<QUAD>().0[quads.clone()];
-                    quads.as_chunks::<2>().0
+                    let block: &[u8] = bytemuck::cast_slice(prepared.activations(v, b));
+                    block.as_chunks::<QUAD>().0[quads.clone()].as_chunks::<2>().0
                 };
                 // A strip of I2_S may be two tiles: there is one block, so their sums are neighbours.
                 let n_sums = STRIP.min(n_slots - slot);
+                let first_sum = (t * n_blocks + b) * tile_rows + r;
                 let sums_of = |v| {
-                    let start = sums_at(geometry, tiles.len(), v, t, b) + r;
+                    let start = v * n_slots * n_blocks + first_sum;
                     start..start + n_sums
                 };
                 let mut strip = Strip { codes: codes.as_chunks::<2>().0, run_pairs, n_rows, out };
@@ -118,7 +120,7 @@ pub(crate) fn run(
                     for v in 0..n_vectors {
                         let sums = &mut strip.out[sums_of(v)];
                         sums[n_rows..].fill(0);
-                        sums[..n_rows].fill(-total(geometry, vector(prepared, n_vectors, v), b));
+                        sums[..n_rows].fill(-prepared.total(v, b));
                     }
                 }
                 let fours = n_vectors / 4 * 4;

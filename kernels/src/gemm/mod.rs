@@ -24,7 +24,7 @@ pub(crate) mod scalar;
 
 use crate::format::t5::TILE_ROWS as MAX_TILE_ROWS;
 use crate::format::{Geometry, Layout, i2s, t3, t5};
-use crate::gemv::{sums_at, tile_block, vector};
+use crate::gemv::{sums_at, tile_block};
 use crate::line::Line;
 use core::ops::Range;
 
@@ -89,17 +89,44 @@ pub(crate) fn prepare(geometry: &Geometry, codes: &[i8], out: &mut [Line]) {
     }
 }
 
-/// The activations of block `b` of a prepared vector, with their padding.
-#[inline(always)]
-pub(crate) fn activations<'a>(geometry: &Geometry, vector: &'a [Line], b: usize) -> &'a [i8] {
-    let padded = padded_block(geometry);
-    &bytemuck::cast_slice::<Line, i8>(vector)[b * padded..][..padded]
+/// Prepared vectors, their sizes computed once.
+#[derive(Clone, Copy)]
+pub(crate) struct Prepared<'a> {
+    lines: &'a [Line],
+    lines_per_vector: usize,
+    activation_lines: usize,
+    padded_block: usize,
 }
 
-/// The total of the activations of block `b` of a prepared vector.
-#[inline(always)]
-pub(crate) fn total(geometry: &Geometry, vector: &[Line], b: usize) -> i32 {
-    bytemuck::cast_slice::<Line, i32>(&vector[activation_lines(geometry)..])[b]
+impl<'a> Prepared<'a> {
+    #[inline(always)]
+    pub(crate) fn new(geometry: &Geometry, lines: &'a [Line]) -> Prepared<'a> {
+        Prepared {
+            lines,
+            lines_per_vector: prepared_lines(geometry),
+            activation_lines: activation_lines(geometry),
+            padded_block: padded_block(geometry),
+        }
+    }
+
+    #[inline(always)]
+    fn vector(&self, v: usize) -> (&'a [Line], &'a [Line]) {
+        self.lines[v * self.lines_per_vector..][..self.lines_per_vector].split_at(self.activation_lines)
+    }
+
+    /// The activations of block `b` of vector `v`, with their padding.
+    #[inline(always)]
+    pub(crate) fn activations(&self, v: usize, b: usize) -> &'a [i8] {
+        let (activations, _) = self.vector(v);
+        &bytemuck::cast_slice::<Line, i8>(activations)[b * self.padded_block..][..self.padded_block]
+    }
+
+    /// The total of the activations of block `b` of vector `v`.
+    #[inline(always)]
+    pub(crate) fn total(&self, v: usize, b: usize) -> i32 {
+        let (_, totals) = self.vector(v);
+        bytemuck::cast_slice::<Line, i32>(totals)[b]
+    }
 }
 
 /// The loop of the instruction sets that take a tile's chunk of decoded rows at a time.
@@ -116,6 +143,7 @@ pub(crate) fn drive(
     dot: impl Fn(&[[u8; STRIDE]], &Chunk, &mut [i32]),
 ) {
     let mut codes: Codes = [[0; STRIDE]; MAX_TILE_ROWS];
+    let prepared = Prepared::new(geometry, prepared);
     let chunk_cols = chunk_cols(geometry.layout);
     out.fill(0);
     for (t, tile) in tiles.clone().enumerate() {
@@ -123,14 +151,13 @@ pub(crate) fn drive(
             for c in 0..geometry.block.div_ceil(chunk_cols) {
                 let n_rows = decode(geometry, data, tile, b, c, &mut codes);
                 for v in 0..n_vectors {
-                    let vector = vector(prepared, n_vectors, v);
-                    let columns = &activations(geometry, vector, b)[c * chunk_cols..];
+                    let columns = &prepared.activations(v, b)[c * chunk_cols..];
                     let columns = &columns[..columns.len().min(chunk_cols)];
                     let mut chunk = [0; STRIDE];
                     chunk[..columns.len()].copy_from_slice(columns);
                     let sums = &mut out[sums_at(geometry, tiles.len(), v, t, b)..][..n_rows];
                     if c == 0 {
-                        sums.fill(-total(geometry, vector, b));
+                        sums.fill(-prepared.total(v, b));
                     }
                     dot(&codes[..n_rows], &chunk, sums);
                 }
