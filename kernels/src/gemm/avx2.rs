@@ -1,26 +1,27 @@
 //! `gemm-*-avx2`: `vpmaddubsw` with rows as lanes.
 //!
 //! ```text
-//! for each panel (at most 160 quads of columns of one block), each strip of 32 rows:
-//!     decode the strip: codes[quad][octet] = 8 rows x 4 columns                    (once)
-//!     for each pair of vectors, each run of quads, each quad:
-//!         for octet in 0..4, vector in 0..2:
+//! for each panel (at most 224 quads of columns of one block), each strip of 32 rows:
+//!     decode the strip: codes[quad][octet] = 8 rows x 4 columns                     (once)
+//!     for octets 0 and 1, then 2 and 3, each four vectors, each run of quads:
+//!         for each quad, octet, vector:
 //!             sum16[vector][octet] += maddubs(codes[quad][octet], the vector's 4 activations in all lanes)
-//!     at the end of a run: sum32 += madd(sum16, 1), which leaves one row's sum in each lane
+//!         sum32 += madd(sum16, 1), which leaves one row's sum in each lane
+//! one or two vectors that are left: the same with all four octets at once
 //! ```
 //!
 //! * Codes are the trit plus one, so they are unsigned, as `vpmaddubsw` wants its first factor; the
 //!   surplus is the total of the activations, taken off once.
-//! * Lanes are rows, so no sum is ever taken across a register, however short a block is. Of one
-//!   quad, 8 sums stay in registers and 6 loads serve 8 multiplications.
-//! * A panel of codes takes 20 KiB and stays in the first cache while all vectors pass by; the
-//!   columns of all vectors stay in the second cache while all strips pass by.
+//! * Lanes are rows, so no sum is ever taken across a register, however short a block is. Eight sums
+//!   stay in registers, and 6 loads serve 8 multiplications, 2 of them loads of codes.
+//! * The codes of two octets of a panel are 14 KiB and stay in the first cache while all vectors
+//!   pass by; the columns of some hundred vectors stay in the second while all strips pass by.
 //! * Interleaved layouts give planes of one column and 32 rows; unpacking four of them makes octets of
 //!   rows 0-3 and 16-19, 4-7 and 20-23, and so on. I2_S is decoded into the same order, and the
 //!   rows are put in order when sums are written.
 //! * Bound: a lane of 16 bits gets one pair of products of a quad. I2_S has codes up to 3, so a pair
-//!   is within 2 * 3 * 128 = 768 and 42 of them within 32,256; in the other layouts it is within
-//!   2 * 2 * 128 = 512 and 63 of them within 32,256. Sums of whole rows fit 32 bits
+//!   is within 2 * 3 * 128 = 768 and the 42 quads of a run within 32,256; in the other layouts it is
+//!   within 2 * 2 * 128 = 512 and the 62 quads of a run within 31,744. Sums of whole rows fit 32 bits
 //!   ([`crate::format::MAX_COLS`]).
 
 use super::{Prepared, unit};
@@ -39,7 +40,7 @@ const STRIP: usize = 32;
 const QUAD: usize = 4;
 
 /// Quads of a panel at most.
-const PANEL: usize = 160;
+const PANEL: usize = 224;
 
 /// The codes of one quad: four octets of 8 rows x 4 columns.
 type Quad = [[u8; 32]; 4];
@@ -124,15 +125,16 @@ pub(crate) fn run(
                     }
                 }
                 let fours = n_vectors / 4 * 4;
-                for v in (0..fours).step_by(4) {
-                    let next = (v + 4).min(n_vectors - 4);
-                    for next in next..next + 4 {
-                        prefetch(bytemuck::cast_slice(columns(next)));
-                        prefetch(bytemuck::cast_slice(&strip.out[sums_of(next)]));
+                for half in 0..2 {
+                    for v in (0..fours).step_by(4) {
+                        let next = (v + 4).min(n_vectors - 4);
+                        for next in next..next + 4 {
+                            prefetch(bytemuck::cast_slice(&strip.out[sums_of(next)]));
+                        }
+                        let columns = [columns(v), columns(v + 1), columns(v + 2), columns(v + 3)];
+                        let sums = [sums_of(v), sums_of(v + 1), sums_of(v + 2), sums_of(v + 3)];
+                        strip.multiply_four(half, columns, sums);
                     }
-                    let columns = [columns(v), columns(v + 1), columns(v + 2), columns(v + 3)];
-                    let sums = [sums_of(v), sums_of(v + 1), sums_of(v + 2), sums_of(v + 3)];
-                    strip.multiply_four(columns, sums);
                 }
                 match n_vectors - fours {
                     0 => {}
@@ -194,22 +196,20 @@ impl Strip<'_> {
         }
     }
 
-    /// Adds codes times activations for four vectors, two octets at a time, whose codes are one
-    /// cache line of each quad.
+    /// Adds codes times activations for four vectors and the first two or the last two octets, which
+    /// are one cache line of each quad.
     #[inline]
     #[target_feature(enable = "avx2")]
-    fn multiply_four(&mut self, vectors: [Columns; 4], sums: [Range<usize>; 4]) {
-        for half in 0..2 {
-            let mut wide = [[_mm256_setzero_si256(); 2]; 4];
-            for (i, codes) in self.codes.chunks(self.run_pairs).enumerate() {
-                let [a, b, c, d] = vectors;
-                let run = i * self.run_pairs..i * self.run_pairs + codes.len();
-                let vectors = [&a[run.clone()], &b[run.clone()], &c[run.clone()], &d[run]];
-                widen(wide.as_flattened_mut(), run_of_four(codes, half, vectors).as_flattened());
-            }
-            for ([a, b], sums) in wide.into_iter().zip(sums.iter()) {
-                add(&mut self.out[sums.clone()], self.n_rows, 8 * half, a, b);
-            }
+    fn multiply_four(&mut self, half: usize, vectors: [Columns; 4], sums: [Range<usize>; 4]) {
+        let mut wide = [[_mm256_setzero_si256(); 2]; 4];
+        for (i, codes) in self.codes.chunks(self.run_pairs).enumerate() {
+            let [a, b, c, d] = vectors;
+            let run = i * self.run_pairs..i * self.run_pairs + codes.len();
+            let vectors = [&a[run.clone()], &b[run.clone()], &c[run.clone()], &d[run]];
+            widen(wide.as_flattened_mut(), run_of_four(codes, half, vectors).as_flattened());
+        }
+        for ([a, b], sums) in wide.into_iter().zip(sums) {
+            add(&mut self.out[sums], self.n_rows, 8 * half, a, b);
         }
     }
 }
