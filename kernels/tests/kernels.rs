@@ -101,7 +101,7 @@ fn every_length_around_the_edges() {
 #[test]
 #[cfg_attr(miri, ignore = "too slow")]
 fn every_number_of_vectors() {
-    for n_vectors in (1..=17).step_by(AMOUNT.step) {
+    for n_vectors in (1..=17).chain([131]).step_by(AMOUNT.step) {
         for (cols, block) in [(1100, None), (384, Some(64)), (390, Some(130))] {
             check_all(120, cols, block, n_vectors, n_vectors as u64);
         }

@@ -1,7 +1,7 @@
 //! `gemm-*-avx2`: `vpmaddubsw` with rows as lanes.
 //!
 //! ```text
-//! for each panel (at most 224 quads of columns of one block), each strip of 32 rows:
+//! for each panel (at most 320 quads of columns of one block), each strip of 32 rows:
 //!     decode the strip: codes[quad][octet] = 8 rows x 4 columns                     (once)
 //!     for octets 0 and 1, then 2 and 3, each four vectors, each run of quads:
 //!         for each quad, octet, vector:
@@ -14,8 +14,9 @@
 //!   surplus is the total of the activations, taken off once.
 //! * Lanes are rows, so no sum is ever taken across a register, however short a block is. Eight sums
 //!   stay in registers, and 6 loads serve 8 multiplications, 2 of them loads of codes.
-//! * The codes of two octets of a panel are 14 KiB and stay in the first cache while all vectors
-//!   pass by; the columns of some hundred vectors stay in the second while all strips pass by.
+//! * The codes of two octets of a panel are 20 KiB and stay in the first cache while all vectors
+//!   pass by; their columns, 160 KiB of 128 vectors, stay in the second while all strips pass by.
+//!   More vectors than that are taken in groups: decoding again is a small part of the work.
 //! * Interleaved layouts give planes of one column and 32 rows; unpacking four of them makes octets of
 //!   rows 0-3 and 16-19, 4-7 and 20-23, and so on. I2_S is decoded into the same order, and the
 //!   rows are put in order when sums are written.
@@ -40,7 +41,10 @@ const STRIP: usize = 32;
 const QUAD: usize = 4;
 
 /// Quads of a panel at most.
-const PANEL: usize = 224;
+const PANEL: usize = 320;
+
+/// Vectors that share one decoding at most: their columns of a panel fit the second cache.
+const VECTORS: usize = 128;
 
 /// The codes of one quad: four octets of 8 rows x 4 columns.
 type Quad = [[u8; 32]; 4];
@@ -71,6 +75,24 @@ pub(crate) fn run(
     tiles: Range<usize>,
     prepared: &[Line],
     n_vectors: usize,
+    out: &mut [i32],
+) {
+    // As even as whole fours allow.
+    let n_groups = n_vectors.div_ceil(VECTORS).max(1);
+    let group = n_vectors.div_ceil(n_groups).next_multiple_of(4);
+    for start in (0..n_vectors).step_by(group) {
+        run_vectors(geometry, data, tiles.clone(), prepared, start..(start + group).min(n_vectors), out);
+    }
+}
+
+/// The same for some of the vectors.
+#[target_feature(enable = "avx2")]
+fn run_vectors(
+    geometry: &Geometry,
+    data: &[u8],
+    tiles: Range<usize>,
+    prepared: &[Line],
+    vectors: Range<usize>,
     out: &mut [i32],
 ) {
     let mut codes = Panel([[[0; 32]; 4]; PANEL]);
@@ -118,16 +140,16 @@ pub(crate) fn run(
                 };
                 let mut strip = Strip { codes: codes.as_chunks::<2>().0, run_pairs, n_rows, out };
                 if start == 0 {
-                    for v in 0..n_vectors {
+                    for v in vectors.clone() {
                         let sums = &mut strip.out[sums_of(v)];
                         sums[n_rows..].fill(0);
                         sums[..n_rows].fill(-prepared.total(v, b));
                     }
                 }
-                let fours = n_vectors / 4 * 4;
+                let fours = vectors.start + vectors.len() / 4 * 4;
                 for half in 0..2 {
-                    for v in (0..fours).step_by(4) {
-                        let next = (v + 4).min(n_vectors - 4);
+                    for v in (vectors.start..fours).step_by(4) {
+                        let next = (v + 4).min(vectors.end - 4);
                         for next in next..next + 4 {
                             prefetch(bytemuck::cast_slice(&strip.out[sums_of(next)]));
                         }
@@ -136,7 +158,7 @@ pub(crate) fn run(
                         strip.multiply_four(half, columns, sums);
                     }
                 }
-                match n_vectors - fours {
+                match vectors.end - fours {
                     0 => {}
                     1 => strip.multiply([columns(fours)], [sums_of(fours)]),
                     2 => strip.multiply([columns(fours), columns(fours + 1)], [sums_of(fours), sums_of(fours + 1)]),
