@@ -408,17 +408,19 @@ fn prefetch(bytes: &[u8]) {
 fn decode_i2s(data: &[u8], row_bytes: usize, rows: Range<usize>, units: Range<usize>, codes: &mut [Quad]) {
     let three = _mm256_set1_epi8(3);
     let bytes = units.start * (i2s::BLOCK / 4)..units.end * (i2s::BLOCK / 4);
-    for octet in 0..4 {
-        let rows: [&[[u8; 32]]; 8] = from_fn(|i| {
+    let octets: [[&[[u8; 32]]; 8]; 4] = from_fn(|octet| {
+        from_fn(|i| {
             let row = rows.start + i / 4 * 16 + octet * 4 + i % 4;
             data[row.min(rows.end - 1) * row_bytes..][bytes.clone()].as_chunks::<32>().0
-        });
-        for (u, codes) in codes.as_chunks_mut::<{ i2s::BLOCK / QUAD }>().0.iter_mut().enumerate() {
-            // Four bytes of a row are a quad of each of the unit's quarters.
+        })
+    });
+    for (u, codes) in codes.as_chunks_mut::<{ i2s::BLOCK / QUAD }>().0.iter_mut().enumerate() {
+        for (octet, rows) in octets.iter().enumerate() {
             let mut bytes = [three; 8];
             for (bytes, row) in bytes.iter_mut().zip(rows) {
                 *bytes = load(&row[u]);
             }
+            // Four bytes of a row are a quad of each of the unit's quarters.
             for (d, quads) in transpose(bytes).into_iter().enumerate() {
                 let quarters = [
                     _mm256_srli_epi16::<6>(quads),
