@@ -16,8 +16,8 @@ use tritone_kernels::line::Line;
 use tritone_kernels::matrix::{MatrixPlan, Scales};
 
 /// From this many vectors on, decoding weights once for all vectors is faster than looking them up for
-/// each: for 3 vectors AVX2's GEMM reaches 0.9, 1.2 and 0.95 times the rate of its GEMV (t3, t5, i2s), for 4
-/// vectors 1.1, 1.5 and 1.1 times, for 8 vectors 1.6, 2.2 and 1.3 times. `benches/README.md` has the figures.
+/// each: AVX2's GEMM has 0.9, 1.2 and 0.9 times the rate of its GEMV for 3 vectors (t3, t5, i2s), 1.1, 1.7 and
+/// 1.1 times for 4, 1.5, 2.0 and 1.3 times for 8. The figures are in `benches/README.md`.
 const GEMM_FROM: usize = 4;
 
 /// Where packed weights lie.
