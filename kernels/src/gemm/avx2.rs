@@ -79,7 +79,7 @@ pub(crate) fn run(
 ) {
     // As even as whole fours allow.
     let n_groups = n_vectors.div_ceil(VECTORS).max(1);
-    let group = n_vectors.div_ceil(n_groups).next_multiple_of(4);
+    let group = n_vectors.div_ceil(n_groups).next_multiple_of(4).max(4);
     for start in (0..n_vectors).step_by(group) {
         run_vectors(geometry, data, tiles.clone(), prepared, start..(start + group).min(n_vectors), out);
     }
