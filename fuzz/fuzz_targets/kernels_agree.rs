@@ -33,6 +33,9 @@ impl<'a> Arbitrary<'a> for Input {
         let (cols, block) = if layout == Layout::I2S {
             let cols = 128 * u.int_in_range(1..=12)?;
             (cols, cols)
+        } else if layout == Layout::C2 {
+            let cols = u.int_in_range(1..=700)?;
+            (cols, cols)
         } else {
             let block = u.int_in_range(1..=700)?;
             (block * u.int_in_range(1..=3)?, block)

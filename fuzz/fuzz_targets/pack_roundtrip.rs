@@ -21,6 +21,9 @@ impl<'a> Arbitrary<'a> for Input {
         let (cols, block) = if layout == Layout::I2S {
             let cols = 128 * u.int_in_range(1..=4)?;
             (cols, cols)
+        } else if layout == Layout::C2 {
+            let cols = u.int_in_range(1..=700)?;
+            (cols, cols)
         } else {
             let block = u.int_in_range(1..=300)?;
             (block * u.int_in_range(1..=3)?, block)
@@ -48,9 +51,9 @@ fuzz_target!(|input: Input| {
 
     let data: Vec<u8> = bytes().take(geometry.data_len()).collect();
     let mut meant = unpack(&geometry, &data);
-    let highest = if geometry.layout == Layout::I2S { 2 } else { 1 };
+    let highest = if matches!(geometry.layout, Layout::I2S | Layout::C2) { 2 } else { 1 };
     assert!(meant.iter().all(|weight| (-1..=highest).contains(weight)));
-    // The code 3 of I2_S is no trit, so it can't be packed.
+    // The code 3 of I2_S and C2 is no trit, so it can't be packed.
     for weight in &mut meant {
         *weight = (*weight).min(1);
     }

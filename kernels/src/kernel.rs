@@ -45,6 +45,11 @@ pub type RunFn = unsafe fn(
     out: &mut [i32],
 );
 
+/// Exact integer sums of some rows of a matrix with one scale, for one vector.
+///
+/// `out[i]` is overwritten with the sum of `rows[i]`, all of which exist.
+pub type RunRowsFn = unsafe fn(geometry: &Geometry, data: &[u8], rows: &[u32], prepared: &[Line], out: &mut [i32]);
+
 /// One row of the registry.
 ///
 /// The function pointers are private: they are reached only through the methods below, which take
@@ -64,6 +69,8 @@ pub struct Kernel {
     pub(crate) prepared_lines: PreparedLinesFn,
     pub(crate) prepare: PrepareFn,
     pub(crate) run: RunFn,
+    /// Where rows lie apart, so that those that are not wanted need not be read.
+    pub(crate) run_rows: Option<RunRowsFn>,
 }
 
 impl Kernel {
@@ -104,5 +111,30 @@ impl Kernel {
         // SAFETY: the function needs the features of `self.level`; the first assertion has the
         // proof that this processor has them.
         unsafe { (self.run)(geometry, data, tiles, prepared, n_vectors, out) }
+    }
+
+    /// See [`RunRowsFn`]; checks the sizes.
+    ///
+    /// # Panics
+    /// The kernel has no such function.
+    pub(crate) fn run_rows(
+        &self,
+        isa: Isa,
+        geometry: &Geometry,
+        data: &[u8],
+        rows: &[u32],
+        prepared: &[Line],
+        out: &mut [i32],
+    ) {
+        let Some(run_rows) = self.run_rows else { panic!("{} takes whole tiles only", self.name) };
+        assert!(isa.supports(self.level), "{} can't run here", self.name);
+        assert_eq!(geometry.layout, self.layout, "the layout that the kernel reads");
+        assert_eq!(data.len(), geometry.data_len(), "a whole packed matrix");
+        assert!(rows.iter().all(|row| (*row as usize) < geometry.rows), "rows of this matrix");
+        assert_eq!(prepared.len(), self.prepared_lines(geometry), "one prepared vector");
+        assert_eq!(out.len(), rows.len(), "a sum for each row");
+        // SAFETY: the function needs the features of `self.level`; the second assertion has the
+        // proof that this processor has them.
+        unsafe { run_rows(geometry, data, rows, prepared, out) }
     }
 }

@@ -130,6 +130,21 @@ impl MatrixPlan {
         self.kernel(operation).run(self.isa, &self.geometry, data, tiles, prepared, n_vectors, out);
     }
 
+    /// Whether [`MatrixPlan::row_sums`] works: rows lie apart in this layout.
+    #[must_use]
+    pub fn has_row_sums(&self) -> bool {
+        self.gemv.run_rows.is_some()
+    }
+
+    /// Exact sums of some rows for one vector that was prepared for [`Operation::Gemv`]; the other rows are not
+    /// read. `out[i]` is the sum of `rows[i]`.
+    ///
+    /// # Panics
+    /// A slice has the wrong length, a row does not exist, or not [`MatrixPlan::has_row_sums`].
+    pub fn row_sums(&self, data: &[u8], rows: &[u32], prepared: &[Line], out: &mut [i32]) {
+        self.gemv.run_rows(self.isa, &self.geometry, data, rows, prepared, out);
+    }
+
     /// How many sums [`MatrixPlan::sums`] writes.
     #[must_use]
     pub fn n_sums(&self, n_tiles: usize, n_vectors: usize) -> usize {
@@ -173,10 +188,7 @@ impl MatrixPlan {
                 match scales {
                     Scales::Tensor(scale) => {
                         assert_eq!(n_blocks, 1, "one scale needs one block");
-                        let factor = activation[0] * scale;
-                        for (y, sum) in y.iter_mut().zip(sums) {
-                            *y = *sum as f32 * factor;
-                        }
+                        MatrixPlan::scale_rows(sums, scale, activation[0], y);
                     }
                     Scales::Blocks(scales) => {
                         let scales = &scales[tile * n_blocks * tile_rows..][..n_blocks * tile_rows];
@@ -191,6 +203,15 @@ impl MatrixPlan {
                     }
                 }
             }
+        }
+    }
+
+    /// Turns sums of a matrix with one scale into floats: `y[i] = sums[i] * (activation scale * weight scale)`, as
+    /// many as `y` has places.
+    pub fn scale_rows(sums: &[i32], scale: f32, activation_scale: f32, y: &mut [f32]) {
+        let factor = activation_scale * scale;
+        for (y, sum) in y.iter_mut().zip(sums) {
+            *y = *sum as f32 * factor;
         }
     }
 }

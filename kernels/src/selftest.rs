@@ -8,7 +8,7 @@
 use crate::float::{CacheElement, CachedBlock, FloatFormat, FloatKernels, KEY_LANES, Partial};
 use crate::format::{Geometry, Layout, t5};
 use crate::isa::Isa;
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, Operation};
 use crate::line::Line;
 use crate::matrix::MatrixPlan;
 use crate::registry;
@@ -58,7 +58,7 @@ pub fn floats(isa: Isa, each: &mut dyn FnMut(Outcome)) {
 /// Most columns of a matrix here; that many products of 127 do not fit 16 bits.
 const MAX_COLS: usize = 384;
 /// Bytes of the largest packed matrix here.
-const MAX_DATA: usize = 11 << 10;
+const MAX_DATA: usize = 24 << 10;
 /// Vectors multiplied together.
 const N_VECTORS: usize = 3;
 /// Lines of a prepared vector: four for each group of five columns are the most, and three blocks
@@ -68,7 +68,7 @@ const MAX_LINES: usize = 4 * 3 * t5::groups(128);
 const MAX_SUMS: usize = N_VECTORS * 128 * 6;
 
 /// Rows, columns, and columns that share a scale. I2_S takes the columns up to a multiple of 128
-/// and has one scale.
+/// and has one scale, as C2 has.
 const SHAPES: [(usize, usize, Option<usize>); 5] =
     [(70, 384, None), (33, 131, None), (65, 320, Some(64)), (17, 7, None), (64, MAX_COLS, Some(128))];
 
@@ -78,6 +78,7 @@ fn agrees(kernel: &'static Kernel, isa: Isa) -> bool {
     SHAPES.iter().all(|&(rows, cols, block)| {
         let (cols, block) = match (kernel.layout, block) {
             (Layout::I2S, _) => (cols.next_multiple_of(128), cols.next_multiple_of(128)),
+            (Layout::C2, _) => (cols, cols),
             (_, block) => (cols, block.unwrap_or(cols)),
         };
         let geometry = Geometry { layout: kernel.layout, rows, cols, block };
@@ -99,7 +100,7 @@ fn agrees(kernel: &'static Kernel, isa: Isa) -> bool {
         // All weights +1 times all activations 127: what is too narrow anywhere overflows.
         let body = geometry.trailer_offset();
         match kernel.layout {
-            Layout::I2S => data.fill(0xaa),
+            Layout::I2S | Layout::C2 => data.fill(0xaa),
             Layout::T3 => data.fill(0xdd),
             Layout::T5 => {
                 data[..body].fill(t5::MAX_VALUE);
@@ -132,6 +133,17 @@ fn matrix_agrees(
     let mut sums = [0x5a5a_5a5a; MAX_SUMS];
     let sums = &mut sums[..plan.n_sums(n_tiles, N_VECTORS)];
     plan.sums(kernel.operation, data, 0..n_tiles, prepared, N_VECTORS, sums);
+
+    // Single rows, the last one first, are those of the tiles.
+    if kernel.operation == Operation::Gemv && plan.has_row_sums() {
+        let wanted: [u32; 5] = array::from_fn(|i| (geometry.rows - 1 - i * (geometry.rows / 7)) as u32);
+        let mut single = [0x5a5a_5a5a; 5];
+        plan.row_sums(data, &wanted, &prepared[..lines], &mut single);
+        let at = |row: u32| row as usize;
+        if wanted.iter().zip(single).any(|(row, sum)| sums[at(*row)] != sum) {
+            return false;
+        }
+    }
 
     let mut row = [0i8; MAX_COLS];
     let row = &mut row[..geometry.cols];
@@ -303,7 +315,7 @@ mod tests {
     use super::*;
     use crate::gemv;
     use crate::isa::Level;
-    use crate::kernel::{Family, Operation};
+    use crate::kernel::Family;
     use core::ops::Range;
     use std::vec::Vec;
 
@@ -320,7 +332,8 @@ mod tests {
             let integers = outcomes(isa, integers);
             let supported = registry::all().iter().filter(|kernel| isa.supports(kernel.level)).count();
             assert_eq!(integers.len(), supported);
-            assert_eq!(integers.iter().filter(|outcome| outcome.preferred).count(), 6, "three layouts, two operations");
+            let preferred = integers.iter().filter(|outcome| outcome.preferred).count();
+            assert_eq!(preferred, 2 * Layout::ALL.len(), "one for each layout and operation");
             for outcome in integers.into_iter().chain(outcomes(isa, floats)) {
                 assert!(outcome.agrees, "{outcome:?}");
             }
@@ -351,6 +364,7 @@ mod tests {
         prepared_lines: gemv::i2s::scalar::prepared_lines,
         prepare: gemv::i2s::scalar::prepare,
         run: wraps,
+        run_rows: None,
     };
 
     #[test]

@@ -4,8 +4,12 @@
 use std::sync::LazyLock;
 
 use proptest::prelude::*;
+use tritone_kernels::format::c2::transpose_i2s;
 use tritone_kernels::format::{Geometry, Layout};
 use tritone_kernels::isa::Isa;
+use tritone_kernels::kernel::Operation;
+use tritone_kernels::line::Line;
+use tritone_kernels::matrix::MatrixPlan;
 use tritone_kernels::testing::{Random, any_bytes, check_kernel, naive_sums, pack, runnable_kernels};
 
 /// How much the tests try: everything on a processor, less on an emulated one, which is some fifty times slower
@@ -36,6 +40,7 @@ static AMOUNT: LazyLock<Amount> = LazyLock::new(|| {
 fn shape(layout: Layout, rows: usize, cols: usize, block: Option<usize>) -> Geometry {
     let (cols, block) = match (layout, block) {
         (Layout::I2S, _) => (cols.next_multiple_of(128), cols.next_multiple_of(128)),
+        (Layout::C2, _) => (cols, cols),
         (_, Some(block)) => (cols.next_multiple_of(block), block),
         (_, None) => (cols, cols),
     };
@@ -104,6 +109,86 @@ fn every_number_of_vectors() {
     for n_vectors in (1..=17).chain([131]).step_by(AMOUNT.step) {
         for (cols, block) in [(1100, None), (384, Some(64)), (390, Some(130))] {
             check_all(120, cols, block, n_vectors, n_vectors as u64);
+        }
+    }
+}
+
+/// Single rows, in any order and more than once, have the sums that whole tiles give them.
+#[test]
+#[cfg_attr(miri, ignore = "too slow")]
+fn rows_alone_are_rows_of_tiles() {
+    let mut random = Random::new(11);
+    let mut seen = 0;
+    for kernel in runnable_kernels() {
+        for (rows, cols) in [(1, 128), (7, 384), (40, 1280), (33, 2560), (5, 16384)] {
+            let geometry = shape(kernel.layout, rows, cols, None);
+            let plan = MatrixPlan::new(geometry, Isa::detect()).unwrap().with_kernel(kernel).unwrap();
+            if kernel.operation != Operation::Gemv || !plan.has_row_sums() {
+                continue;
+            }
+            seen += 1;
+            let data = any_bytes(&geometry, &mut random);
+            let codes = random.codes(cols);
+            let expected = naive_sums(&geometry, &data, 0..geometry.n_tiles(), &[codes.clone()]);
+            let mut prepared = vec![Line([0xa5; 64]); plan.prepared_lines(Operation::Gemv)];
+            plan.prepare(Operation::Gemv, &codes, &mut prepared);
+            for n in [0, 1, 2, 3, 4, 5, 9, 30] {
+                let wanted: Vec<u32> = (0..n).map(|_| random.below(rows) as u32).collect();
+                let mut sums = vec![0x5a5a_5a5a; n];
+                plan.row_sums(&data, &wanted, &prepared, &mut sums);
+                let expected: Vec<i32> = wanted.iter().map(|row| expected[*row as usize]).collect();
+                assert_eq!(sums, expected, "{} {rows}x{cols} {wanted:?}", kernel.name);
+            }
+        }
+    }
+    assert!(seen > 0, "the scalar kernel of i2s has them");
+}
+
+/// A vector with few activations that are not 0, as `c2` is made for, and with none.
+#[test]
+#[cfg_attr(miri, ignore = "too slow")]
+fn few_activations() {
+    let mut random = Random::new(13);
+    for kernel in runnable_kernels() {
+        let geometry = shape(kernel.layout, 300, 896, None);
+        let data = any_bytes(&geometry, &mut random);
+        let few = |n: usize, random: &mut Random| {
+            let mut codes = vec![0i8; geometry.cols];
+            for _ in 0..n {
+                codes[random.below(geometry.cols)] = random.bits() as i8;
+            }
+            codes
+        };
+        let vectors: Vec<_> = [0, 1, 2, 3, 43, 84, 85, 170].into_iter().map(|n| few(n, &mut random)).collect();
+        check_kernel(kernel, Isa::detect(), &geometry, &data, 0..geometry.n_tiles(), &vectors);
+    }
+}
+
+/// Rows in `i2s` turned into `c2` mean the same, code 3 included.
+#[test]
+#[cfg_attr(miri, ignore = "too slow")]
+fn transposing_keeps_every_code() {
+    let mut random = Random::new(17);
+    for (rows, cols) in [(1, 128), (100, 128), (128, 256), (129, 384), (256, 128), (300, 640)] {
+        let from = Geometry::new(Layout::I2S, rows, cols, cols).unwrap();
+        let to = Geometry::new(Layout::C2, rows, cols, cols).unwrap();
+        let data = any_bytes(&from, &mut random);
+        let mut turned = vec![0xa5; to.data_len()];
+        for (tile, body) in turned.chunks_exact_mut(to.tile_bytes()).enumerate() {
+            let rows = to.rows_of(tile..tile + 1);
+            transpose_i2s(&to, &data[rows.start * cols / 4..rows.end * cols / 4], body);
+        }
+        let (mut expected, mut got) = (vec![0; cols], vec![0; cols]);
+        for row in 0..rows {
+            from.unpack_row(&data, row, &mut expected);
+            to.unpack_row(&turned, row, &mut got);
+            assert_eq!(got, expected, "{rows}x{cols}, row {row}");
+        }
+        // Rows that do not exist are zeros.
+        let whole = Geometry { rows: to.n_tiles() * to.tile_rows(), ..to };
+        for row in rows..whole.rows {
+            whole.unpack_row(&turned, row, &mut got);
+            assert!(got.iter().all(|trit| *trit == 0), "{rows}x{cols}, row {row}");
         }
     }
 }

@@ -4,6 +4,7 @@
 use crate::kv_cache::CacheType;
 use crate::linear::PreparedInput;
 use crate::model::Model;
+use crate::skipped::Density;
 use crate::weights::{Layer, Weights};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -70,9 +71,10 @@ pub struct KernelRate {
 const IN_CACHE: usize = 128 << 10;
 
 impl Model {
-    /// What decoding a token reads when `context` tokens stand before it.
+    /// What decoding a token reads when `context` tokens stand before it and `density` is what is needed of
+    /// up and down (see [`crate::session::Session::skipped`]; by default all of them).
     #[must_use]
-    pub fn bytes_per_token(&self, context: usize) -> TokenBytes {
+    pub fn bytes_per_token(&self, context: usize, density: Density) -> TokenBytes {
         let weights = &self.inner.weights;
         let mut bytes = TokenBytes {
             head: weights.head.bytes() as u64,
@@ -85,8 +87,8 @@ impl Model {
             let attention = [&layer.q, &layer.k, &layer.v, &layer.output];
             bytes.attention += attention.iter().map(|linear| linear.bytes() as u64).sum::<u64>();
             bytes.gate += layer.gate.bytes() as u64;
-            bytes.up += layer.up.bytes() as u64;
-            bytes.down += layer.down.bytes() as u64;
+            bytes.up += share(layer.up.bytes(), density.up_rows.filter(|_| layer.up.skips_rows()));
+            bytes.down += share(layer.down.bytes(), density.down_columns.filter(|_| layer.down.skips_columns()));
         }
         bytes
     }
@@ -95,7 +97,7 @@ impl Model {
     #[must_use]
     pub fn weight_bytes(&self) -> u64 {
         let weights = &self.inner.weights;
-        let per_token = self.bytes_per_token(0);
+        let per_token = self.bytes_per_token(0, Density::default());
         let embedding = if weights.head_is_embedding() { 0 } else { weights.embedding.bytes() as u64 };
         per_token.total() - per_token.embedding + embedding
     }
@@ -155,6 +157,11 @@ impl Model {
     }
 }
 
+/// A share of some bytes, all of them where none is given.
+fn share(bytes: usize, share: Option<f64>) -> u64 {
+    (bytes as f64 * share.unwrap_or(1.0)).round() as u64
+}
+
 impl Weights {
     fn norm_bytes(&self) -> u64 {
         let of_layers = self.layers.iter().flat_map(Layer::norms).map(|norm| norm.len());
@@ -186,7 +193,7 @@ mod tests {
         let options = LoadOptions { layout: LayoutChoice::I2s, ..LoadOptions::default() };
         let model = model("bitnet-relu2/model-i2_s.gguf", options);
         let config = model.config().clone();
-        let bytes = model.bytes_per_token(0);
+        let bytes = model.bytes_per_token(0, Density::default());
         let two_bits = |rows: usize, cols: usize| (rows * cols / 4) as u64;
         // Each matrix has one scale of four bytes beside its trits.
         let scales = config.n_layers as u64 * 4;
@@ -199,9 +206,13 @@ mod tests {
         assert_eq!(bytes.cache, 0);
         assert_eq!(bytes.total(), bytes.parts().iter().map(|part| part.1).sum::<u64>());
 
-        let deep = model.bytes_per_token(100);
+        let deep = model.bytes_per_token(100, Density::default());
         assert_eq!(deep.cache, 100 * (config.n_layers * kv * 2 * 2) as u64);
         assert_eq!(deep.total() - deep.cache, bytes.total());
+        let half = Density { up_rows: Some(0.5), down_columns: Some(0.5) };
+        // The layout was asked for, and I2_S can skip rows only.
+        let half = model.bytes_per_token(0, half);
+        assert_eq!((half.up, half.down), (bytes.up / 2, bytes.down));
         // The head of this model is its embedding.
         assert_eq!(model.weight_bytes(), bytes.total() - bytes.embedding);
     }

@@ -4,15 +4,17 @@
 //! is exact in integers, every float step has one order (`tritone_kernels::float`), and each
 //! token is treated alone, so a hidden state depends only on the tokens up to it.
 
-use crate::config::{Activation, Config, RopeStyle};
+use crate::config::{Config, RopeStyle};
 use crate::error::Result;
 use crate::kv_cache::KvCache;
 use crate::linear::{Linear, PreparedInput};
 use crate::model::Inner;
 use crate::profile::{Observer, Part};
+use crate::skipped::Skipped;
 use crate::threads::Pool;
+use std::ops::Range;
 use std::sync::Arc;
-use tritone_kernels::float::{self, ATTENTION_BLOCK, FloatKernels, Partial};
+use tritone_kernels::float::{self, FloatKernels};
 
 /// Rows of the output head that one work item computes.
 const HEAD_ROWS: usize = 64;
@@ -76,6 +78,8 @@ pub(crate) struct Forward<'a, O> {
     pub(crate) pool: &'a mut Pool,
     pub(crate) cache: &'a mut KvCache,
     pub(crate) rope: &'a mut RopeTables,
+    /// Counts what need not be read.
+    pub(crate) skipped: &'a mut Skipped,
     /// Hears which part of the work is done.
     pub(crate) observer: &'a mut O,
 }
@@ -91,8 +95,7 @@ impl<O: Observer> Forward<'_, O> {
         let mut x = weights.embedding.rows(tokens)?;
         self.observer.lap(Part::Other);
         for (i, layer) in weights.layers.iter().enumerate() {
-            let input = self.prepare(x.clone(), Some(&layer.attn_norm), &layer.q);
-            let [mut q, mut k, v] = self.product([&layer.q, &layer.k, &layer.v], input);
+            let [mut q, mut k, v] = self.project([&layer.q, &layer.k, &layer.v], x.clone(), Some(&layer.attn_norm));
             self.observer.lap(Part::Qkv);
             if let Some(norms) = &layer.qk_norms {
                 float.rms_norm_heads(&mut q, &norms.q, config.rms_eps);
@@ -103,24 +106,13 @@ impl<O: Observer> Forward<'_, O> {
             self.observer.lap(Part::Rope);
             let attention = self.attention(i, position, q);
             self.observer.lap(Part::Attention);
-            let input = self.prepare(attention, layer.attn_sub_norm.as_ref(), &layer.output);
-            let [output] = self.product([&layer.output], input);
+            let [output] = self.project([&layer.output], attention, layer.attn_sub_norm.as_ref());
             self.observer.lap(Part::Output);
             float.add_assign(&mut x, &output);
             self.observer.lap(Part::Other);
 
-            let input = self.prepare(x.clone(), Some(&layer.ffn_norm), &layer.gate);
-            let [gate, up] = self.product([&layer.gate, &layer.up], input);
-            self.observer.lap(Part::GateUp);
-            let mut gated = vec![0.0; gate.len()];
-            match config.activation {
-                Activation::ReluSquared => float.relu2_gate(&gate, &up, &mut gated),
-                Activation::Silu => float.silu_gate(&gate, &up, &mut gated),
-            }
-            self.observer.lap(Part::Activation);
-            self.observer.gates(&gate);
-            let input = self.prepare(gated, layer.ffn_sub_norm.as_ref(), &layer.down);
-            let [down] = self.product([&layer.down], input);
+            let gated = self.gated(layer, x.clone());
+            let [down] = self.project([&layer.down], gated, layer.ffn_sub_norm.as_ref());
             self.observer.lap(Part::Down);
             float.add_assign(&mut x, &down);
             self.observer.lap(Part::Other);
@@ -138,8 +130,7 @@ impl<O: Observer> Forward<'_, O> {
         }
         self.observer.lap(Part::Norms);
         if let Some(linear) = model.weights.head.as_linear() {
-            let input = self.prepare(hidden, None, linear);
-            let [logits] = self.product([linear], input);
+            let [logits] = self.project([linear], hidden, None);
             self.observer.lap(Part::Head);
             return logits;
         }
@@ -169,14 +160,44 @@ impl<O: Observer> Forward<'_, O> {
         logits
     }
 
+    /// The products of several matrices with the same rows of `x`, after a norm if one is given: each
+    /// `[token][rows]`.
+    fn project<const N: usize>(
+        &mut self,
+        linears: [&Arc<Linear>; N],
+        x: Vec<f32>,
+        norm: Option<&Arc<[f32]>>,
+    ) -> [Vec<f32>; N] {
+        let (inputs, which) = self.prepare_all(linears, x, norm);
+        self.product(linears, inputs, which)
+    }
+
+    /// Prepared inputs for several matrices, and which of them each matrix takes.
+    pub(crate) fn prepare_all<const N: usize>(
+        &mut self,
+        linears: [&Arc<Linear>; N],
+        x: Vec<f32>,
+        norm: Option<&Arc<[f32]>>,
+    ) -> (Vec<PreparedInput>, [usize; N]) {
+        let mut which = [0; N];
+        let mut distinct: Vec<&Arc<Linear>> = Vec::with_capacity(1);
+        for (which, linear) in which.iter_mut().zip(linears) {
+            *which = distinct.iter().position(|other| other.shares_input(linear)).unwrap_or_else(|| {
+                distinct.push(linear);
+                distinct.len() - 1
+            });
+        }
+        (distinct.into_iter().map(|linear| self.prepare(x.clone(), norm, linear)).collect(), which)
+    }
+
     /// Norms (if `norm` is given), quantises and prepares each row of `x` for `linear` and for all
-    /// matrices of the same layout and width.
+    /// matrices that share its input.
     fn prepare(&mut self, x: Vec<f32>, norm: Option<&Arc<[f32]>>, linear: &Arc<Linear>) -> PreparedInput {
         let (n, cols) = (x.len() / linear.cols(), linear.cols());
         let mut prepared = PreparedInput::new(linear, n);
         let eps = self.model.config.rms_eps;
         let input = (Arc::clone(self.model), Arc::clone(linear), norm.cloned(), x);
-        let (mut norm_nanos, mut quantise_nanos) = (0, 0);
+        let (mut norm_nanos, mut quantise_nanos, mut n_nonzero) = (0, 0, 0);
         self.pool.run(
             input,
             n,
@@ -198,40 +219,40 @@ impl<O: Observer> Forward<'_, O> {
             |items, vectors| {
                 for (i, (vector, norm, quantise)) in items.zip(vectors) {
                     prepared.set(i, vector);
+                    n_nonzero += vector.n_nonzero;
                     norm_nanos += norm;
                     quantise_nanos += quantise;
                 }
             },
         );
+        if linear.skips_columns() {
+            self.skipped.columns(n_nonzero, n * cols);
+        }
         self.observer.lap_of_two([(Part::Norms, norm_nanos), (Part::Quantise, quantise_nanos)]);
         prepared
     }
 
-    /// The products of several matrices with the same input, each `[token][rows]`.
-    fn product<const N: usize>(&mut self, linears: [&Arc<Linear>; N], input: PreparedInput) -> [Vec<f32>; N] {
-        let n = input.n_vectors();
+    /// The products of several matrices, each with the input that `which` names: each `[token][rows]`.
+    pub(crate) fn product<const N: usize>(
+        &mut self,
+        linears: [&Arc<Linear>; N],
+        inputs: Vec<PreparedInput>,
+        which: [usize; N],
+    ) -> [Vec<f32>; N] {
+        let n = inputs[0].n_vectors();
         let linears = linears.map(Arc::clone);
         let mut outputs: [Vec<f32>; N] = std::array::from_fn(|i| vec![0.0; n * linears[i].rows()]);
-        let total_rows: usize = linears.iter().map(|linear| linear.rows()).sum();
-        let group_rows = (total_rows / (4 * self.pool.n_threads())).clamp(1, MAX_GROUP_ROWS);
-        // One work item is a group of neighbouring tiles of one matrix.
-        let mut items = Vec::new();
-        for (i, linear) in linears.iter().enumerate() {
-            let step = group_rows.div_ceil(linear.tile_rows());
-            for start in (0..linear.n_tiles()).step_by(step) {
-                items.push((i, start..(start + step).min(linear.n_tiles())));
-            }
-        }
+        let items = items(&linears, self.pool.n_threads());
         let shape: Vec<_> = linears.iter().map(|linear| (linear.rows(), linear.tile_rows())).collect();
         let placed = items.clone();
         let n_items = items.len();
         self.pool.run(
-            (linears, input, items),
+            (linears, inputs, items),
             n_items,
             1,
-            |(linears, input, items), range, out| {
+            move |(linears, inputs, items), range, out| {
                 for (i, tiles) in &items[range] {
-                    linears[*i].product(tiles.clone(), input, out);
+                    linears[*i].product(tiles.clone(), &inputs[which[*i]], out);
                 }
             },
             |range, values| {
@@ -258,63 +279,22 @@ impl<O: Observer> Forward<'_, O> {
             self.cache.store(float, (layer, head), position + token, key, value);
         }
     }
-
-    /// Attention of the queries `[token][head][head_dim]`; the same shape comes back.
-    fn attention(&mut self, layer: usize, position: usize, q: Vec<f32>) -> Vec<f32> {
-        let Config { n_heads, n_kv_heads, head_dim, .. } = self.model.config;
-        let group = n_heads / n_kv_heads;
-        let n_tokens = q.len() / (n_heads * head_dim);
-        let mut out = vec![0.0; q.len()];
-        let cache = std::mem::take(&mut self.cache.layers[layer]);
-        let input = (Arc::clone(self.model), cache, q);
-        let (_, cache, _) = self.pool.run(
-            input,
-            n_tokens * n_kv_heads,
-            1,
-            move |(model, cache, q), items, out: &mut Vec<f32>| {
-                for item in items {
-                    let (token, kv_head) = (item / n_kv_heads, item % n_kv_heads);
-                    let first = (token * n_heads + kv_head * group) * head_dim;
-                    let start = out.len();
-                    out.resize(start + group * head_dim, 0.0);
-                    let queries = &q[first..first + group * head_dim];
-                    attend(&model.float, &cache[kv_head], position + token + 1, head_dim, queries, &mut out[start..]);
-                }
-            },
-            |items, values| {
-                for (item, part) in items.zip(values.chunks(group * head_dim)) {
-                    let first = (item / n_kv_heads * n_heads + item % n_kv_heads * group) * head_dim;
-                    out[first..first + part.len()].copy_from_slice(part);
-                }
-            },
-        );
-        self.cache.layers[layer] = cache;
-        out
-    }
 }
 
 /// No work item has more rows: enough to pay for handing it out, few enough to share evenly.
 const MAX_GROUP_ROWS: usize = 512;
 
-/// Attention of a few query heads that share one key/value head over its first `n_keys` keys:
-/// each block alone, then joined in order.
-fn attend(
-    float: &FloatKernels,
-    cache: &crate::kv_cache::HeadCache,
-    n_keys: usize,
-    head_dim: usize,
-    queries: &[f32],
-    out: &mut [f32],
-) {
-    let scale = 1.0 / (head_dim as f32).sqrt();
-    let n_queries = queries.len() / head_dim;
-    let n_blocks = n_keys.div_ceil(ATTENTION_BLOCK);
-    let mut outs = vec![0.0; n_blocks * queries.len()];
-    let mut partials = vec![Partial::default(); n_blocks * n_queries];
-    let per_block = outs.chunks_exact_mut(queries.len()).zip(partials.chunks_exact_mut(n_queries));
-    for (b, (block, (out, partials))) in cache.blocks[..n_blocks].iter().zip(per_block).enumerate() {
-        let n_keys = (n_keys - b * ATTENTION_BLOCK).min(ATTENTION_BLOCK);
-        block.attend(float, n_keys, scale, queries, out, partials);
+/// Work items that cover all rows of some matrices: a group of neighbouring tiles of one matrix each.
+pub(crate) fn items<L: AsRef<Linear>>(linears: &[L], n_threads: usize) -> Vec<(usize, Range<usize>)> {
+    let total_rows: usize = linears.iter().map(|linear| linear.as_ref().rows()).sum();
+    let group_rows = (total_rows / (4 * n_threads)).clamp(1, MAX_GROUP_ROWS);
+    let mut items = Vec::new();
+    for (i, linear) in linears.iter().enumerate() {
+        let linear = linear.as_ref();
+        let step = (group_rows / linear.tile_rows()).max(1);
+        for start in (0..linear.n_tiles()).step_by(step) {
+            items.push((i, start..(start + step).min(linear.n_tiles())));
+        }
     }
-    float.attention_join(&partials, &outs, n_queries, out);
+    items
 }

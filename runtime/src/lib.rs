@@ -2,11 +2,13 @@
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
+mod attention;
 pub mod budget;
 pub mod checkpoint;
 pub mod config;
 pub mod error;
 pub mod evaluate;
+mod feed_forward;
 mod forward;
 pub mod generate;
 pub mod gguf;
@@ -20,6 +22,7 @@ pub mod quantize;
 pub mod safetensors;
 pub mod sampler;
 pub mod session;
+pub mod skipped;
 pub mod template;
 pub mod threads;
 pub mod tokenizer;

@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use tritone_kernels::activations;
 use tritone_kernels::float::FloatKernels;
-use tritone_kernels::format::{Geometry, Layout};
+use tritone_kernels::format::{Geometry, Layout, c2, i2s};
 use tritone_kernels::kernel::Operation;
 use tritone_kernels::line::Line;
 use tritone_kernels::matrix::{MatrixPlan, Scales};
@@ -25,8 +25,9 @@ const GEMM_FROM: usize = 4;
 enum Weights {
     /// In the file, used in place.
     InPlace(ByteView),
-    /// Packed anew at load.
-    Packed(Vec<u8>),
+    /// Packed anew at load. In whole lines, since a kernel that skips reads a line here and a line
+    /// there: off by some bytes each would be two.
+    Packed { lines: Vec<Line>, len: usize },
 }
 
 #[derive(Debug)]
@@ -34,6 +35,11 @@ enum OwnedScales {
     Tensor(f32),
     /// `[tile][block][row in tile]`
     Blocks(Vec<f32>),
+}
+
+thread_local! {
+    /// A thread's integer sums, kept from product to product.
+    static SUMS: RefCell<Vec<i32>> = const { RefCell::new(Vec::new()) };
 }
 
 /// A matrix `rows x cols` with ternary weights.
@@ -50,6 +56,8 @@ pub(crate) struct Linear {
 pub(crate) struct PreparedVector {
     lines: Vec<Line>,
     scales: Vec<f32>,
+    /// Activations that are not 0.
+    pub(crate) n_nonzero: usize,
 }
 
 /// Vectors quantised and brought into a kernel's form.
@@ -91,6 +99,17 @@ fn operation(n_vectors: usize) -> Operation {
     if n_vectors < GEMM_FROM { Operation::Gemv } else { Operation::Gemm }
 }
 
+/// What the products with a matrix need not read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Skips {
+    /// All of it is needed.
+    Nothing,
+    /// Rows whose result is not wanted: up, where the gate is not positive.
+    Rows,
+    /// Columns whose activation is 0: down, behind a gate that often is.
+    Columns,
+}
+
 /// How to load matrices.
 pub(crate) struct LinearOptions<'a> {
     pub(crate) isa: tritone_kernels::isa::Isa,
@@ -106,19 +125,37 @@ pub(crate) struct LinearOptions<'a> {
 }
 
 impl Linear {
-    /// Takes a tensor of `rows x cols` into use.
-    pub(crate) fn load(tensor: &Tensor, rows: usize, cols: usize, options: &mut LinearOptions) -> Result<Linear> {
+    /// Takes a tensor of `rows x cols` into use, in a layout that can skip what `skips` says where there is one.
+    pub(crate) fn load(
+        tensor: &Tensor,
+        (rows, cols): (usize, usize),
+        skips: Skips,
+        options: &mut LinearOptions,
+    ) -> Result<Linear> {
         tensor.expect_dims(&[cols, rows])?;
         let ternary = tensor.ternary()?;
+        let one_scale = ternary.tensor_scale().is_some();
+        // Scales per block have no I2_S and no C2 form.
+        let possible = |layout: Layout| match layout {
+            Layout::I2S => one_scale && cols.is_multiple_of(i2s::BLOCK),
+            Layout::C2 => one_scale,
+            _ => true,
+        };
+        let skipping = match skips {
+            Skips::Nothing => None,
+            Skips::Rows => Some(Layout::I2S),
+            Skips::Columns => Some(Layout::C2),
+        };
+        // A layout that the user asked for goes before one that skips.
+        let wanted = options.layout.or(skipping).filter(|layout| possible(*layout));
         let in_place = [(Layout::I2S, ternary.i2s()), (Layout::T5, ternary.t5())]
             .into_iter()
             .find_map(|(layout, bytes)| Some((layout, bytes?)))
-            .filter(|&(layout, _)| options.layout.is_none_or(|wanted| wanted == layout));
-        let layout = match (&in_place, options.layout) {
+            .filter(|&(layout, _)| wanted.is_none_or(|wanted| wanted == layout));
+        let layout = match (&in_place, wanted) {
             (Some((layout, _)), _) => *layout,
-            (None, Some(layout)) if layout != Layout::I2S || ternary.tensor_scale().is_some() => layout,
-            // Scales per block have no I2_S form.
-            (None, _) => tritone_kernels::registry::preferred_layout(options.isa),
+            (None, Some(layout)) => layout,
+            (None, None) => tritone_kernels::registry::preferred_layout(options.isa, possible(Layout::I2S)),
         };
         let refused = |what: String| Error::Unsupported {
             at: Box::new(tensor.place()),
@@ -146,10 +183,10 @@ impl Linear {
                 Weights::InPlace(bytes)
             }
             None => {
-                let packed = pack(ternary, &geometry, options.pool)?;
+                let lines = pack(ternary, &geometry, options.pool)?;
                 // Weights are in memory once.
                 tensor.data().release();
-                Weights::Packed(packed)
+                Weights::Packed { lines, len: geometry.data_len() }
             }
         };
         let activation_block = match options.activations {
@@ -175,6 +212,27 @@ impl Linear {
         self.plan.geometry().n_tiles()
     }
 
+    /// Whether an input prepared for one of the two is prepared for the other as well.
+    pub(crate) fn shares_input(&self, other: &Linear) -> bool {
+        let same = |operation| self.kernel_name(operation) == other.kernel_name(operation);
+        let (a, b) = (self.plan.geometry(), other.plan.geometry());
+        a.cols == b.cols
+            && a.block == b.block
+            && self.activation_block == other.activation_block
+            && same(Operation::Gemv)
+            && same(Operation::Gemm)
+    }
+
+    /// Whether [`Linear::row_products`] works.
+    pub(crate) fn skips_rows(&self) -> bool {
+        self.plan.has_row_sums()
+    }
+
+    /// Whether columns whose activation is 0 are not read.
+    pub(crate) fn skips_columns(&self) -> bool {
+        self.plan.geometry().layout == Layout::C2
+    }
+
     pub(crate) fn kernel_name(&self, operation: Operation) -> &'static str {
         self.plan.kernel(operation).name
     }
@@ -196,7 +254,7 @@ impl Linear {
     fn data(&self) -> &[u8] {
         match &self.weights {
             Weights::InPlace(bytes) => bytes,
-            Weights::Packed(bytes) => bytes,
+            Weights::Packed { lines, len } => &bytemuck::cast_slice(lines)[..*len],
         }
     }
 
@@ -208,14 +266,12 @@ impl Linear {
         activations::quantize(float, x, self.activation_block, &mut codes, &mut scales);
         let mut lines = vec![Line::ZERO; self.plan.prepared_lines(operation)];
         self.plan.prepare(operation, &codes, &mut lines);
-        PreparedVector { lines, scales }
+        let n_nonzero = codes.iter().filter(|code| **code != 0).count();
+        PreparedVector { lines, scales, n_nonzero }
     }
 
     /// Appends `[vector][row]` for the rows of `tiles`.
     pub(crate) fn product(&self, tiles: Range<usize>, input: &PreparedInput, out: &mut Vec<f32>) {
-        thread_local! {
-            static SUMS: RefCell<Vec<i32>> = const { RefCell::new(Vec::new()) };
-        }
         let n = input.n_vectors;
         let n_rows = self.plan.geometry().rows_of(tiles.clone()).len();
         let start = out.len();
@@ -228,6 +284,25 @@ impl Linear {
                 OwnedScales::Blocks(scales) => Scales::Blocks(scales),
             };
             self.plan.scale(tiles, sums, scales, &input.scales, n, &mut out[start..]);
+        });
+    }
+}
+
+impl Linear {
+    /// The results of some rows for the one vector of `input`; the other rows are not read. `out` is
+    /// overwritten.
+    ///
+    /// # Panics
+    /// Not [`Linear::skips_rows`], a row does not exist, or `input` has several vectors.
+    pub(crate) fn row_products(&self, rows: &[u32], input: &PreparedInput, out: &mut Vec<f32>) {
+        let OwnedScales::Tensor(scale) = self.scales else {
+            unreachable!("layouts with rows of their own have one scale")
+        };
+        SUMS.with_borrow_mut(|sums| {
+            sums.resize(rows.len(), 0);
+            self.plan.row_sums(self.data(), rows, &input.lines, sums);
+            out.resize(rows.len(), 0.0);
+            MatrixPlan::scale_rows(sums, scale, input.scales[0], out);
         });
     }
 }
@@ -247,13 +322,16 @@ fn block_scales(ternary: &TernaryTensor, geometry: &Geometry, factor: f32) -> Re
 }
 
 /// Packs a tensor into another layout, all threads at once.
-fn pack(ternary: TernaryTensor, geometry: &Geometry, pool: &mut Pool) -> Result<Vec<u8>> {
+fn pack(ternary: TernaryTensor, geometry: &Geometry, pool: &mut Pool) -> Result<Vec<Line>> {
     let geometry = *geometry;
-    let mut data = Vec::new();
-    data.try_reserve_exact(geometry.data_len())
+    let n_lines = Line::count_for(geometry.data_len());
+    let mut lines = Vec::new();
+    lines
+        .try_reserve_exact(n_lines)
         .map_err(|_| Error::Memory { what: "repacked weights".to_owned(), bytes: geometry.data_len() as u64 })?;
-    data.resize(geometry.data_len(), 0);
+    lines.resize(n_lines, Line::ZERO);
     let mut failed = None;
+    let data = &mut bytemuck::cast_slice_mut(&mut lines)[..geometry.data_len()];
     let (bodies, trailers) = data.split_at_mut(geometry.trailer_offset());
     pool.run(
         Arc::new(ternary),
@@ -279,15 +357,23 @@ fn pack(ternary: TernaryTensor, geometry: &Geometry, pool: &mut Pool) -> Result<
         },
     );
     match failed {
-        None => Ok(data),
+        None => Ok(lines),
         Some(what) => Err(Error::Malformed { at: Box::default(), what, fix: "the file is damaged, download it again" }),
     }
 }
 
 /// The body of a tile and then its part of the trailer.
 fn pack_tile(ternary: &TernaryTensor, geometry: &Geometry, tile: usize) -> Result<Vec<u8>> {
-    let mut trits = vec![0i8; geometry.tile_rows() * geometry.cols];
     let rows = geometry.rows_of(tile..tile + 1);
+    if let (Layout::C2, Some(bytes)) = (geometry.layout, ternary.i2s())
+        && geometry.cols.is_multiple_of(i2s::BLOCK)
+    {
+        let mut body = vec![0; geometry.tile_bytes()];
+        let row_bytes = geometry.cols / 4;
+        c2::transpose_i2s(geometry, &bytes[rows.start * row_bytes..rows.end * row_bytes], &mut body);
+        return Ok(body);
+    }
+    let mut trits = vec![0i8; geometry.tile_rows() * geometry.cols];
     let n_rows = rows.len();
     for (row, trits) in rows.zip(trits.chunks_exact_mut(geometry.cols)) {
         ternary.row_trits(row, trits)?;

@@ -5,6 +5,7 @@ use crate::forward::{Forward, RopeTables};
 use crate::kv_cache::KvCache;
 use crate::model::Inner;
 use crate::profile::{Observer, Off, Profile};
+use crate::skipped::Skipped;
 use crate::threads::Pool;
 use std::sync::Arc;
 
@@ -23,6 +24,7 @@ pub struct Session {
     tokens: Vec<u32>,
     context_length: usize,
     logits: Vec<f32>,
+    skipped: Skipped,
     /// While there is one, the parts of the work are timed.
     pub(crate) profile: Option<Profile>,
 }
@@ -42,7 +44,17 @@ impl Session {
         let pool = Pool::new(model.n_threads)?;
         let cache = KvCache::new(config.n_layers, config.n_kv_heads, config.head_dim, model.cache_type);
         let rope = RopeTables::new(config, model.weights.rope_factors.clone());
-        Ok(Session { pool, cache, rope, tokens: Vec::new(), context_length, logits: Vec::new(), profile: None, model })
+        Ok(Session {
+            pool,
+            cache,
+            rope,
+            tokens: Vec::new(),
+            context_length,
+            logits: Vec::new(),
+            skipped: Skipped::default(),
+            profile: None,
+            model,
+        })
     }
 
     /// How many tokens the model has seen.
@@ -73,6 +85,17 @@ impl Session {
     #[must_use]
     pub fn cache_bytes(&self) -> usize {
         self.cache.bytes()
+    }
+
+    /// What was left out of products since the session began or since [`Session::restart_skipped`].
+    #[must_use]
+    pub fn skipped(&self) -> Skipped {
+        self.skipped
+    }
+
+    /// Starts to count anew.
+    pub fn restart_skipped(&mut self) {
+        self.skipped = Skipped::default();
     }
 
     /// Forgets all tokens after the first `n`.
@@ -211,7 +234,14 @@ impl Session {
     }
 
     fn step<'a, O: Observer>(&'a mut self, observer: &'a mut O) -> Forward<'a, O> {
-        Forward { model: &self.model, pool: &mut self.pool, cache: &mut self.cache, rope: &mut self.rope, observer }
+        Forward {
+            model: &self.model,
+            pool: &mut self.pool,
+            cache: &mut self.cache,
+            rope: &mut self.rope,
+            skipped: &mut self.skipped,
+            observer,
+        }
     }
 }
 

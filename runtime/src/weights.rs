@@ -1,9 +1,9 @@
 //! All weights of a model, found by name, checked against its configuration.
 
 use crate::checkpoint::{Checkpoint, Tensor, TensorType};
-use crate::config::Config;
+use crate::config::{Activation, Config};
 use crate::error::{Error, Result};
-use crate::linear::{Linear, LinearOptions};
+use crate::linear::{Linear, LinearOptions, Skips};
 use std::ops::Range;
 use std::sync::Arc;
 use tritone_kernels::float::{FloatFormat, FloatKernels};
@@ -94,7 +94,7 @@ impl Head {
             TensorType::F16 => FloatFormat::F16,
             TensorType::BF16 => FloatFormat::Bf16,
             _ if tensor.is_ternary() => {
-                let linear = Linear::load(&tensor, config.vocab_size, config.hidden, options)?;
+                let linear = Linear::load(&tensor, (config.vocab_size, config.hidden), Skips::Nothing, options)?;
                 return Ok(Head::Ternary(Arc::new(linear)));
             }
             _ => return Ok(Head::Widened(tensor)),
@@ -167,6 +167,12 @@ impl Weights {
         let (q_rows, kv_rows) = (c.n_heads * c.head_dim, c.n_kv_heads * c.head_dim);
         let embedding = checkpoint.tensor("token_embd.weight")?.clone();
         embedding.expect_dims(&[c.hidden, c.vocab_size])?;
+        // relu^2 is 0 where the gate is not positive, and most of what it lets through is 0 after
+        // rounding. SiLU has no such zeros.
+        let (up_skips, down_skips) = match c.activation {
+            Activation::ReluSquared => (Skips::Rows, Skips::Columns),
+            Activation::Silu => (Skips::Nothing, Skips::Nothing),
+        };
         let mut layers = Vec::new();
         for i in 0..c.n_layers {
             let name = |part: &str| format!("blk.{i}.{part}");
@@ -185,17 +191,17 @@ impl Weights {
             };
             layers.push(Layer {
                 attn_norm: loader.vector(&name("attn_norm"), c.hidden)?,
-                q: loader.linear(&name("attn_q"), q_rows, c.hidden)?,
-                k: loader.linear(&name("attn_k"), kv_rows, c.hidden)?,
-                v: loader.linear(&name("attn_v"), kv_rows, c.hidden)?,
+                q: loader.linear(&name("attn_q"), (q_rows, c.hidden), Skips::Nothing)?,
+                k: loader.linear(&name("attn_k"), (kv_rows, c.hidden), Skips::Nothing)?,
+                v: loader.linear(&name("attn_v"), (kv_rows, c.hidden), Skips::Nothing)?,
                 qk_norms,
                 attn_sub_norm,
-                output: loader.linear(&name("attn_output"), c.hidden, q_rows)?,
+                output: loader.linear(&name("attn_output"), (c.hidden, q_rows), Skips::Nothing)?,
                 ffn_norm: loader.vector(&name("ffn_norm"), c.hidden)?,
-                gate: loader.linear(&name("ffn_gate"), c.ffn, c.hidden)?,
-                up: loader.linear(&name("ffn_up"), c.ffn, c.hidden)?,
+                gate: loader.linear(&name("ffn_gate"), (c.ffn, c.hidden), Skips::Nothing)?,
+                up: loader.linear(&name("ffn_up"), (c.ffn, c.hidden), up_skips)?,
                 ffn_sub_norm,
-                down: loader.linear(&name("ffn_down"), c.hidden, c.ffn)?,
+                down: loader.linear(&name("ffn_down"), (c.hidden, c.ffn), down_skips)?,
             });
         }
         let output_norm = loader.vector("output_norm", c.hidden)?;
@@ -232,7 +238,7 @@ impl Loader<'_, '_> {
         Ok(values.into())
     }
 
-    fn linear(&mut self, name: &str, rows: usize, cols: usize) -> Result<Arc<Linear>> {
+    fn linear(&mut self, name: &str, shape: (usize, usize), skips: Skips) -> Result<Arc<Linear>> {
         let tensor = self.checkpoint.tensor(&format!("{name}.weight"))?;
         // Some converters keep trits of size one and put the multiplier into a tensor of its own.
         let scale_name = format!("{name}.scale");
@@ -240,7 +246,7 @@ impl Loader<'_, '_> {
             Some(_) => self.scale(&scale_name)?,
             None => 1.0,
         };
-        let linear = Linear::load(tensor, rows, cols, self.options)?;
+        let linear = Linear::load(tensor, shape, skips, self.options)?;
         (self.loaded)(tensor.data().len() as u64);
         Ok(Arc::new(linear))
     }

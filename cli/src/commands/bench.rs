@@ -189,9 +189,11 @@ fn measure_all(
         let (of_machine, its_bar) = (model.clone(), bar.clone());
         let ceilings = watched(watch, move || ceilings::measure(&of_machine, &its_bar))?;
         bar.set_message(format!("{n_threads} threads: speed"));
-        let its_bar = bar.clone();
-        let speeds = watched(watch, move || measure::measure(&model, &plan, &its_bar))?;
-        report.runs.push(Run { threads: n_threads, cold, ceilings, speeds });
+        let context = plan.mean_context();
+        let (measured, its_bar) = (model.clone(), bar.clone());
+        let speeds = watched(watch, move || measure::measure(&measured, &plan, &its_bar))?;
+        let token_bytes = model.bytes_per_token(context, speeds.density);
+        report.runs.push(Run { threads: n_threads, cold, ceilings, speeds, token_bytes });
     }
     report.ok_or_else(|| Stop::usage("no number of threads was given", "-t takes numbers such as 1,2"))
 }

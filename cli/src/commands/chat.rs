@@ -1,7 +1,7 @@
 //! `tritone chat`: a conversation, in a terminal or through pipes.
 
 use crate::args::{ModelArgs, SamplingArgs};
-use crate::commands::run::{random_seed, speed};
+use crate::commands::run::{random_seed, skipped, speed};
 use crate::failure::{Result, Stop};
 use crate::interrupt::{self, Watch};
 use crate::load;
@@ -225,6 +225,9 @@ impl Chat<'_> {
         }
         if self.args.model.verbose {
             note(speed(&generation.stats(), &self.model));
+            if let Some(sentence) = skipped(self.session.skipped().density()) {
+                note(sentence);
+            }
         }
         self.turns.push(Message::new("assistant", answer));
         Ok(())

@@ -10,6 +10,7 @@ use serde_json::json;
 use std::hash::{BuildHasher, RandomState};
 use tritone_runtime::generate::{Finish, GenerateOptions, Generation, Stats};
 use tritone_runtime::model::Model;
+use tritone_runtime::skipped::Density;
 
 /// How stories begin when the user does not say.
 const BEGINNINGS: [&str; 6] = [
@@ -98,7 +99,20 @@ pub fn run(args: &RunArgs) -> Result<()> {
     if !args.model.quiet {
         note(speed(&stats, &model));
     }
+    if args.model.verbose
+        && let Some(sentence) = skipped(session.skipped().density())
+    {
+        note(sentence);
+    }
     if interrupted { Err(Stop::Interrupted) } else { Ok(()) }
+}
+
+/// What need not be read of up and down, where something need not.
+pub fn skipped(density: Density) -> Option<String> {
+    let up = density.up_rows.map(|share| format!("{:.1}% of the rows of up", 100.0 * share));
+    let down = density.down_columns.map(|share| format!("{:.1}% of the columns of down", 100.0 * share));
+    let parts: Vec<_> = [up, down].into_iter().flatten().collect();
+    (!parts.is_empty()).then(|| format!("needed {}", parts.join(" and ")))
 }
 
 /// The line after a run.

@@ -142,9 +142,15 @@ impl<E: Element> AttentionBlock<'_, E> {
         let blocks = units.as_chunks::<{ KEY_LANES / UNIT }>().0.chunks_exact(dim);
         let n_blocks = self.n_keys.div_ceil(KEY_LANES);
         for (b, block) in blocks.take(n_blocks).enumerate() {
+            let next_keys = self.keys.as_ptr().wrapping_add((b + 1) * KEY_LANES * dim);
+            let values = self.values.as_ptr().wrapping_add(b * KEY_LANES * dim);
             for part in (0..KEY_LANES / UNIT).step_by(UNITS) {
                 let mut sums = [[simd.splat(0.0); UNITS]; QUERIES];
                 for d in 0..dim {
+                    // Lines of the next 32 keys and of the values of these, which come next: as many
+                    // halves as there are lines.
+                    let ahead = if part == 0 { next_keys } else { values };
+                    simd.prefetch(ahead.wrapping_add(d * KEY_LANES));
                     for u in 0..UNITS {
                         let keys = E::widen(simd, &block[d][part + u]);
                         for q in 0..QUERIES {

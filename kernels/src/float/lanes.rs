@@ -67,6 +67,11 @@ pub(super) trait Simd: Copy {
     /// The sign bit cleared.
     fn abs(self, a: Self::Vector) -> Self::Vector;
 
+    /// Asks for the cache line of an address, which need not be readable. Does nothing where there is no
+    /// such instruction.
+    #[inline(always)]
+    fn prefetch<T>(self, _: *const T) {}
+
     /// `sums + a * b`, rounded twice.
     #[inline(always)]
     fn add_product(self, sums: Self::Vector, a: Self::Vector, b: Self::Vector) -> Self::Vector {

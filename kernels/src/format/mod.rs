@@ -4,6 +4,7 @@
 //! | layout | bits a weight | rows in a tile | read by |
 //! |---|---|---|---|
 //! | [`i2s`] | 2 | 16, not interleaved | multiply-add kernels, in place from the file |
+//! | [`c2`] | 2 | 256, column-major | multiply-add kernels that skip columns |
 //! | [`t3`] | 5/3 | 32, interleaved | lookup kernels with 16-entry tables |
 //! | [`t5`] | 8/5 | 64, interleaved | lookup kernels with 128-entry tables |
 //!
@@ -11,6 +12,7 @@
 //! trailer for each tile. Every byte value has a meaning in every layout, so no content of a file
 //! is undefined.
 
+pub mod c2;
 pub mod i2s;
 pub mod t3;
 pub mod t5;
@@ -24,6 +26,8 @@ use core::ops::Range;
 pub enum Layout {
     /// Two bits a weight, row-major, as published in GGUF files (used in place, mapped).
     I2S,
+    /// Two bits a weight, column-major in tiles of 256 rows: columns can be skipped.
+    C2,
     /// Three trits in a nibble plus a sign bit, 32 rows interleaved (5/3 bits a weight).
     T3,
     /// Five trits in a byte, 64 rows interleaved (1.6 bits a weight).
@@ -32,13 +36,14 @@ pub enum Layout {
 
 impl Layout {
     /// All layouts.
-    pub const ALL: [Layout; 3] = [Layout::I2S, Layout::T3, Layout::T5];
+    pub const ALL: [Layout; 4] = [Layout::I2S, Layout::C2, Layout::T3, Layout::T5];
 
     /// The name in options, logs and kernel names.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Layout::I2S => "i2s",
+            Layout::C2 => "c2",
             Layout::T3 => "t3",
             Layout::T5 => "t5",
         }
@@ -49,6 +54,7 @@ impl Layout {
     pub const fn tile_rows(self) -> usize {
         match self {
             Layout::I2S => i2s::TILE_ROWS,
+            Layout::C2 => c2::TILE_ROWS,
             Layout::T3 => t3::TILE_ROWS,
             Layout::T5 => t5::TILE_ROWS,
         }
@@ -85,6 +91,8 @@ pub enum GeometryError {
     Block,
     /// I2_S needs a multiple of 128 columns and one scale for the tensor.
     I2S,
+    /// C2 needs one scale for the tensor.
+    C2,
 }
 
 impl fmt::Display for GeometryError {
@@ -93,6 +101,7 @@ impl fmt::Display for GeometryError {
             GeometryError::Size => write!(f, "a matrix has 1 to {MAX_ROWS} rows and 1 to {MAX_COLS} columns"),
             GeometryError::Block => f.write_str("the columns are not a whole number of scale blocks"),
             GeometryError::I2S => f.write_str("I2_S needs a multiple of 128 columns and one scale for the tensor"),
+            GeometryError::C2 => f.write_str("C2 needs one scale for the tensor"),
         }
     }
 }
@@ -124,6 +133,9 @@ impl Geometry {
         if self.layout == Layout::I2S && (!self.cols.is_multiple_of(i2s::BLOCK) || self.block != self.cols) {
             return Err(GeometryError::I2S);
         }
+        if self.layout == Layout::C2 && self.block != self.cols {
+            return Err(GeometryError::C2);
+        }
         Ok(())
     }
 
@@ -150,6 +162,7 @@ impl Geometry {
     pub const fn groups(&self) -> usize {
         match self.layout {
             Layout::I2S => self.block / 4,
+            Layout::C2 => self.block,
             Layout::T3 => t3::groups(self.block),
             Layout::T5 => t5::groups(self.block),
         }
@@ -160,6 +173,7 @@ impl Geometry {
     pub const fn tile_block_bytes(&self) -> usize {
         match self.layout {
             Layout::I2S => i2s::TILE_ROWS * self.block / 4,
+            Layout::C2 => c2::LINE * self.block,
             Layout::T3 => t3::block_bytes(self.block),
             Layout::T5 => t5::groups(self.block) * t5::TILE_ROWS,
         }
@@ -176,7 +190,7 @@ impl Geometry {
     pub const fn tile_trailer_bytes(&self) -> usize {
         match self.layout {
             Layout::T5 => self.n_blocks() * t5::TILE_ROWS * 2,
-            Layout::I2S | Layout::T3 => 0,
+            Layout::I2S | Layout::C2 | Layout::T3 => 0,
         }
     }
 
@@ -185,7 +199,7 @@ impl Geometry {
     pub const fn trailer_offset(&self) -> usize {
         match self.layout {
             Layout::I2S => self.rows * self.cols / 4,
-            Layout::T3 | Layout::T5 => self.n_tiles() * self.tile_bytes(),
+            Layout::C2 | Layout::T3 | Layout::T5 => self.n_tiles() * self.tile_bytes(),
         }
     }
 
@@ -218,6 +232,7 @@ impl Geometry {
         }
         assert_eq!(body.len(), self.tile_bytes(), "the tile's body");
         match self.layout {
+            Layout::C2 => c2::pack_tile(self, trits, body),
             Layout::T3 => t3::pack_tile(self, trits, body),
             Layout::T5 => t5::pack_tile(self, trits, body, trailer),
             Layout::I2S => unreachable!("returned above"),
@@ -235,6 +250,7 @@ impl Geometry {
         assert_eq!(out.len(), self.cols, "one trit for each column");
         match self.layout {
             Layout::I2S => i2s::unpack(&data[row * self.cols / 4..(row + 1) * self.cols / 4], out),
+            Layout::C2 => c2::unpack_row(self, data, row, out),
             Layout::T3 => t3::unpack_row(self, data, row, out),
             Layout::T5 => t5::unpack_row(self, data, row, out),
         }

@@ -25,7 +25,7 @@
 //!   within 2 * 2 * 128 = 512 and the 62 quads of a run within 31,744. Sums of whole rows fit 32 bits
 //!   ([`crate::format::MAX_COLS`]).
 
-use super::{Prepared, unit};
+use super::{NOT_C2, Prepared, unit};
 use crate::format::{Geometry, Layout, i2s, t3, t5};
 use crate::gemv::tile_block;
 use crate::line::Line;
@@ -59,6 +59,7 @@ type Pair = [Quad; 2];
 const fn run_pairs(layout: Layout) -> usize {
     match layout {
         Layout::I2S => 21,
+        Layout::C2 => panic!("{}", NOT_C2),
         Layout::T3 | Layout::T5 => 31,
     }
 }
@@ -123,6 +124,7 @@ fn run_vectors(
                         n_rows = rows.len();
                         decode_i2s(data, geometry.cols / 4, rows, panel.clone(), codes);
                     }
+                    Layout::C2 => unreachable!("{NOT_C2}"),
                     Layout::T3 => decode_t3(tile_block(geometry, data, tile, b), panel.clone(), codes),
                     Layout::T5 => decode_t5(tile_block(geometry, data, tile, b), r, panel.clone(), codes),
                 }

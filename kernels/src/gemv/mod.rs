@@ -4,6 +4,7 @@
 mod avx2;
 #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
 mod avx512;
+pub(crate) mod c2;
 pub(crate) mod i2s;
 pub(crate) mod t3;
 pub(crate) mod t5;

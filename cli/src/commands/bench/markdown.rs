@@ -98,8 +98,11 @@ fn machine(f: &mut fmt::Formatter<'_>, report: &Report) -> fmt::Result {
             })?;
         }
     }
-    let total = report.token_bytes.total() as f64;
-    row("decode reads, GB/s", &|run| gb(total * run.speeds.decode.median))?;
+    let share = |share: Option<f64>| share.map_or_else(|| "all".to_owned(), |share| format!("{:.1}%", 100.0 * share));
+    row("rows of up that decode needs", &|run| share(run.speeds.density.up_rows))?;
+    row("columns of down that decode needs", &|run| share(run.speeds.density.down_columns))?;
+    row("decode reads, MB a token", &|run| format!("{:.1}", run.token_bytes.total() as f64 / 1e6))?;
+    row("decode reads, GB/s", &|run| gb(run.token_bytes.total() as f64 * run.speeds.decode.median))?;
     row("share of the bandwidth", &|run| format!("{:.0}%", 100.0 * report.bandwidth_share(run)))?;
     row(&format!("{} in cache, GMAC/s", report.gemv), &|run| gb(run.ceilings.gemv.macs_per_second))?;
     row(&format!("{} in cache, GB/s", report.gemv), &|run| gb(run.ceilings.gemv.weight_bytes_per_second))?;
@@ -107,11 +110,16 @@ fn machine(f: &mut fmt::Formatter<'_>, report: &Report) -> fmt::Result {
 }
 
 fn bytes(f: &mut fmt::Formatter<'_>, report: &Report) -> fmt::Result {
-    writeln!(f, "| read for a token, {} before it | MB | share |", report.context)?;
-    writeln!(f, "|---|---:|---:|")?;
-    let total = report.token_bytes.total();
-    for (part, bytes) in report.token_bytes.parts().into_iter().chain([("total", total)]) {
-        writeln!(f, "| {part} | {:.3} | {:.1}% |", bytes as f64 / 1e6, 100.0 * bytes as f64 / total as f64)?;
+    let Some(run) = report.runs.last() else { return Ok(()) };
+    writeln!(f, "| read for a token, {} before it | MB in all | MB read | share |", report.context)?;
+    writeln!(f, "|---|---:|---:|---:|")?;
+    let (all, read) = (report.token_bytes, run.token_bytes);
+    let total = read.total();
+    let totals = [("total", all.total(), total)];
+    let parts = all.parts().into_iter().zip(read.parts()).map(|((part, all), (_, read))| (part, all, read));
+    for (part, all, read) in parts.chain(totals) {
+        let share = 100.0 * read as f64 / total as f64;
+        writeln!(f, "| {part} | {:.3} | {:.3} | {share:.1}% |", all as f64 / 1e6, read as f64 / 1e6)?;
     }
     Ok(())
 }

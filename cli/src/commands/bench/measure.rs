@@ -9,6 +9,7 @@ use std::time::Instant;
 use tritone_runtime::model::Model;
 use tritone_runtime::profile::Profile;
 use tritone_runtime::session::Session;
+use tritone_runtime::skipped::Density;
 
 /// What prompts are made of, as often as needed: text, so that a trained model has the activations
 /// that it has on text.
@@ -114,6 +115,8 @@ pub struct Speeds {
     pub prefill: Spread,
     /// Tokens per second.
     pub decode: Spread,
+    /// What decoding needed of up and down.
+    pub density: Density,
     pub batches: Vec<Batch>,
     pub profiles: Option<Profiles>,
 }
@@ -147,12 +150,15 @@ pub fn measure(model: &Model, plan: &Plan, bar: &ProgressBar) -> Result<Speeds> 
 
     let (mut prefills, mut decodes) = (Vec::new(), Vec::new());
     let mut batches = vec![Vec::new(); plan.batches.len()];
+    let mut density = Density::default();
     // In turn, so that whatever else the machine does meets all of them alike.
     for _ in 0..plan.repeats {
         prefills.push(plan.prompt as f64 / prefill(&mut session, plan)?);
         bar.inc(1);
         start_at(&mut session, plan)?;
+        session.restart_skipped();
         decodes.push(plan.generate as f64 / decode(&mut session, plan)?);
+        density = session.skipped().density();
         bar.inc(1);
         for (&batch, speeds) in plan.batches.iter().zip(&mut batches) {
             session.truncate(plan.depth);
@@ -179,6 +185,7 @@ pub fn measure(model: &Model, plan: &Plan, bar: &ProgressBar) -> Result<Speeds> 
     Ok(Speeds {
         prefill: Spread::of(prefills),
         decode: Spread::of(decodes),
+        density,
         batches: batches.map(|(&tokens, speeds)| Batch { tokens, tokens_per_second: Spread::of(speeds) }).collect(),
         profiles,
     })

@@ -10,6 +10,7 @@ use tritone_runtime::budget::{KernelRate, TokenBytes};
 use tritone_runtime::config::Activation;
 use tritone_runtime::model::Model;
 use tritone_runtime::profile::Part;
+use tritone_runtime::skipped::Density;
 
 /// The figures of all numbers of threads.
 pub struct Report {
@@ -32,6 +33,7 @@ pub struct Report {
     pub peak_cache_bytes: u64,
     /// Tokens before the decoded one, for which the next are.
     pub context: usize,
+    /// If nothing could be skipped.
     pub token_bytes: TokenBytes,
     pub price_per_hour: Option<f64>,
     pub watts: Option<f64>,
@@ -44,6 +46,8 @@ pub struct Run {
     pub cold: Cold,
     pub ceilings: Ceilings,
     pub speeds: Speeds,
+    /// What decoding reads for a token, with the density measured here.
+    pub token_bytes: TokenBytes,
 }
 
 impl Report {
@@ -68,7 +72,7 @@ impl Report {
             weight_bytes: model.weight_bytes(),
             peak_cache_bytes: model.cache_bytes(super::cold::context(plan)),
             context,
-            token_bytes: model.bytes_per_token(context),
+            token_bytes: model.bytes_per_token(context, Density::default()),
             price_per_hour: args.price_per_hour,
             watts: args.watts,
             runs: Vec::new(),
@@ -77,7 +81,7 @@ impl Report {
 
     /// Share of the bandwidth that decoding reaches at its median.
     pub fn bandwidth_share(&self, run: &Run) -> f64 {
-        let read = self.token_bytes.total() as f64 * run.speeds.decode.median;
+        let read = run.token_bytes.total() as f64 * run.speeds.decode.median;
         read / run.ceilings.weights.bytes_per_second.max
     }
 
@@ -112,23 +116,23 @@ impl Report {
                 "price_per_hour": self.price_per_hour,
                 "watts": self.watts,
             },
-            "bytes_per_token": self.bytes_json(),
+            "bytes_per_token": self.bytes_json(&self.token_bytes),
             "runs": self.runs.iter().map(|run| self.run_json(run)).collect::<Vec<_>>(),
         })
     }
 
-    fn bytes_json(&self) -> Value {
+    fn bytes_json(&self, bytes_of: &TokenBytes) -> Value {
         let mut bytes = Map::new();
         bytes.insert("context".to_owned(), json!(self.context));
-        for (part, n) in self.token_bytes.parts() {
+        for (part, n) in bytes_of.parts() {
             bytes.insert(part.to_owned(), json!(n));
         }
-        bytes.insert("total".to_owned(), json!(self.token_bytes.total()));
+        bytes.insert("total".to_owned(), json!(bytes_of.total()));
         Value::Object(bytes)
     }
 
     fn run_json(&self, run: &Run) -> Value {
-        let Run { threads, cold, ceilings, speeds } = run;
+        let Run { threads, cold, ceilings, speeds, token_bytes } = run;
         let speed = |speed: &Spread| {
             json!({
                 "tokens_per_second": speed.to_json(),
@@ -157,6 +161,8 @@ impl Report {
             },
             "prefill": speed(&speeds.prefill),
             "decode": decode,
+            "decode_reads": self.bytes_json(token_bytes),
+            "density": {"up_rows": speeds.density.up_rows, "down_columns": speeds.density.down_columns},
             "batches": batches.collect::<Vec<_>>(),
             "profile": speeds.profiles.as_ref().map(|profiles| {
                 json!({"prefill": profiled_json(&profiles.prefill), "decode": profiled_json(&profiles.decode)})
@@ -178,6 +184,12 @@ impl Report {
             csv.line(t, "decode", "tokens/s", speeds.decode);
             for batch in &speeds.batches {
                 csv.line(t, &format!("batch_{}", batch.tokens), "tokens/s", batch.tokens_per_second);
+            }
+            csv.one(t, "decode_reads", "B", run.token_bytes.total() as f64);
+            for (name, share) in [("up_rows", speeds.density.up_rows), ("down_columns", speeds.density.down_columns)] {
+                if let Some(share) = share {
+                    csv.one(t, &format!("density_{name}"), "1", share);
+                }
             }
             csv.one(t, "decode_bandwidth_share", "1", self.bandwidth_share(run));
             csv.line(t, "first_token", "s", cold.first_token_seconds);

@@ -20,6 +20,7 @@
 //! 5. [`TOGETHER`] rows go through the codes together, so that a line is loaded once for all.
 
 use super::avx512::{BLOCK, LINES, prepared_lines};
+use super::scalar::row_bytes;
 use crate::format::Geometry;
 use crate::format::i2s::TILE_ROWS as ROWS;
 use crate::gemv::avx512::load;
@@ -61,6 +62,20 @@ pub(crate) fn run(
         for (i, sum) in rest.iter_mut().enumerate() {
             [*sum] = row_sums([row(at + i)], codes);
         }
+    }
+}
+
+/// See [`crate::kernel::RunRowsFn`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+pub(crate) fn run_rows(geometry: &Geometry, data: &[u8], rows: &[u32], prepared: &[Line], out: &mut [i32]) {
+    let row = |row: u32| row_bytes(geometry, data, row);
+    let (groups, rest) = rows.as_chunks::<TOGETHER>();
+    let (sums, sums_rest) = out.as_chunks_mut::<TOGETHER>();
+    for (group, sums) in groups.iter().zip(sums) {
+        *sums = row_sums(group.map(row), prepared);
+    }
+    for (at, sum) in rest.iter().zip(sums_rest) {
+        [*sum] = row_sums([row(*at)], prepared);
     }
 }
 

@@ -13,7 +13,7 @@
 //! 3. A product is at most `3 * 128 = 384`. Each 16-bit lane takes eight products per 128 weights,
 //!    and is widened after [`WIDEN`] = 8 times 128 weights: `8 * 8 * 384 = 24,576`.
 
-use super::scalar::activations;
+use super::scalar::{activations, row_bytes};
 use crate::format::Geometry;
 use crate::format::i2s::TILE_ROWS;
 use crate::gemv::{sums_at, vector};
@@ -45,6 +45,15 @@ pub(crate) fn run(
                 *sum = row_sum(&data[row * row_bytes..][..row_bytes], codes) - total;
             }
         }
+    }
+}
+
+/// See [`crate::kernel::RunRowsFn`].
+#[target_feature(enable = "neon")]
+pub(crate) fn run_rows(geometry: &Geometry, data: &[u8], rows: &[u32], prepared: &[Line], out: &mut [i32]) {
+    let (codes, total) = activations(prepared, geometry.cols);
+    for (row, sum) in rows.iter().zip(out) {
+        *sum = row_sum(row_bytes(geometry, data, *row), codes) - total;
     }
 }
 

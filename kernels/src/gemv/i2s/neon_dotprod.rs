@@ -15,7 +15,7 @@
 //!
 //! `sdot` is written in assembly because its intrinsic is not stable yet.
 
-use super::scalar::activations;
+use super::scalar::{activations, row_bytes};
 use crate::format::Geometry;
 use crate::format::i2s::TILE_ROWS;
 use crate::gemv::{sums_at, vector};
@@ -58,6 +58,22 @@ pub(crate) fn run(
                 }
             }
         }
+    }
+}
+
+/// See [`crate::kernel::RunRowsFn`].
+#[target_feature(enable = "neon,dotprod")]
+pub(crate) fn run_rows(geometry: &Geometry, data: &[u8], rows: &[u32], prepared: &[Line], out: &mut [i32]) {
+    let (codes, total) = activations(prepared, geometry.cols);
+    let row = |row: u32| row_bytes(geometry, data, row);
+    let (groups, rest) = rows.as_chunks::<TOGETHER>();
+    let (sums, sums_rest) = out.as_chunks_mut::<TOGETHER>();
+    for (group, sums) in groups.iter().zip(sums) {
+        *sums = row_sums(group.map(row), codes).map(|sum| sum - total);
+    }
+    for (at, sum) in rest.iter().zip(sums_rest) {
+        let [products] = row_sums([row(*at)], codes);
+        *sum = products - total;
     }
 }
 

@@ -46,13 +46,32 @@ pub(crate) unsafe fn run(
             sums.fill(0);
             let rows = geometry.rows_of(tile..tile + 1);
             for (row, sum) in rows.zip(sums) {
-                let bytes = &data[row * row_bytes..(row + 1) * row_bytes];
-                let mut products = 0;
-                for (bytes, activations) in bytes.chunks_exact(BLOCK / 4).zip(activations.chunks_exact(BLOCK)) {
-                    codes(bytes, |i, code| products += i32::from(code) * i32::from(activations[i]));
-                }
-                *sum = products - total;
+                *sum = products(&data[row * row_bytes..(row + 1) * row_bytes], activations) - total;
             }
         }
     }
+}
+
+/// See [`crate::kernel::RunRowsFn`].
+pub(crate) unsafe fn run_rows(geometry: &Geometry, data: &[u8], rows: &[u32], prepared: &[Line], out: &mut [i32]) {
+    let (activations, total) = activations(prepared, geometry.cols);
+    for (row, sum) in rows.iter().zip(out) {
+        *sum = products(row_bytes(geometry, data, *row), activations) - total;
+    }
+}
+
+/// The bytes of a row.
+#[inline(always)]
+pub(super) fn row_bytes<'a>(geometry: &Geometry, data: &'a [u8], row: u32) -> &'a [u8] {
+    let bytes = geometry.cols / 4;
+    &data[row as usize * bytes..(row as usize + 1) * bytes]
+}
+
+/// Codes of a row times activations.
+fn products(bytes: &[u8], activations: &[i8]) -> i32 {
+    let mut products = 0;
+    for (bytes, activations) in bytes.chunks_exact(BLOCK / 4).zip(activations.chunks_exact(BLOCK)) {
+        codes(bytes, |i, code| products += i32::from(code) * i32::from(activations[i]));
+    }
+    products
 }

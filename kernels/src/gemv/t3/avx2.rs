@@ -86,6 +86,16 @@ pub(crate) fn run(
     }
 }
 
+/// How many planes ahead memory is asked for: 2 KiB.
+const AHEAD: usize = 64;
+
+/// Asks for the cache line of a plane, or of what follows the last one.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn prefetch(planes: &[[u8; PLANE]], plane: usize) {
+    _mm_prefetch::<_MM_HINT_T0>(planes.as_ptr().wrapping_add(plane).cast());
+}
+
 /// Sums of one block of `N` tiles.
 #[inline]
 #[target_feature(enable = "avx2")]
@@ -100,6 +110,9 @@ fn sums<const N: usize>(blocks: [&[u8]; N], tables: &[u8]) -> [[i32; TILE_ROWS];
         let pairs = supers.len() / (2 * TABLE);
         let (tables, _) = supers.as_chunks::<16>();
         for i in 0..N {
+            for line in 0..3 {
+                prefetch(planes[i], plane + AHEAD + 2 * line);
+            }
             let mut signs = load(&planes[i][plane]);
             // The sign of group k is brought to the top bit by shifting left once a group, from
             // the last group down.

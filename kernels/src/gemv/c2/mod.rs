@@ -1,0 +1,76 @@
+//! Products on the `c2` layout: only the columns whose activation is not 0 are read.
+//!
+//! ```text
+//! for each tile of 256 rows, each column c with q[c] != 0:
+//!     sums[row] += code[row][c] * q[c]
+//! sums -= sum of q
+//! ```
+//!
+//! A skipped column would add 0 to every integer sum, so nothing is approximated. The models that
+//! gate with relu^2 have few inputs of down that are not 0 after rounding (4-17% in one that was
+//! trained), and so read and compute that share of the matrix only.
+//!
+//! The prepared vector is a list: a line with the number of listed columns and the sum of all
+//! activations, then the columns as `u32`, then their activations as bytes. The list has an even
+//! length, so that kernels may take two columns at a time; a last one that makes it even has
+//! activation 0.
+
+#[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
+pub(crate) mod avx2;
+#[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+pub(crate) mod neon;
+pub(crate) mod scalar;
+
+use crate::format::Geometry;
+use crate::line::Line;
+
+/// Columns that kernels take before 16-bit sums must be widened: a product is at most `3 * 128`
+/// (code 3 included), and 84 of them 32,256. Even.
+const COLUMNS_PER_WIDENING: usize = 84;
+
+/// Lines of the columns and of the activations of a list of all columns.
+const fn parts(cols: usize) -> (usize, usize) {
+    let longest = cols.next_multiple_of(2);
+    (Line::count_for(4 * longest), Line::count_for(longest))
+}
+
+pub(crate) fn prepared_lines(geometry: &Geometry) -> usize {
+    let (columns, activations) = parts(geometry.cols);
+    1 + columns + activations
+}
+
+pub(crate) unsafe fn prepare(geometry: &Geometry, codes: &[i8], out: &mut [Line]) {
+    out.fill(Line::ZERO);
+    let (head, lists) = out.split_at_mut(1);
+    let (columns, activations) = lists.split_at_mut(parts(geometry.cols).0);
+    let columns: &mut [u32] = bytemuck::cast_slice_mut(columns);
+    let activations: &mut [i8] = bytemuck::cast_slice_mut(activations);
+    // Eights of zeros are passed over. In the others each place is written and then counted when it
+    // is not 0: no branch on the data. What stands after the last one counted is a column with
+    // activation 0, fit to make the length even.
+    let mut n = 0;
+    for (first, eight) in (0u32..).step_by(8).zip(codes.chunks(8)) {
+        if eight.iter().fold(0, |any, code| any | code) == 0 {
+            continue;
+        }
+        for (c, &code) in (first..).zip(eight) {
+            columns[n] = c;
+            activations[n] = code;
+            n += usize::from(code != 0);
+        }
+    }
+    let total: i32 = activations[..n].iter().map(|code| i32::from(*code)).sum();
+    let head: &mut [i32] = bytemuck::cast_slice_mut(head);
+    // A row has at most `format::MAX_COLS` columns.
+    head[0] = n.next_multiple_of(2) as i32;
+    head[1] = total;
+}
+
+/// What [`prepare`] made: columns, their activations, the sum of these.
+fn listed<'a>(vector: &'a [Line], geometry: &Geometry) -> (&'a [u32], &'a [i8], i32) {
+    let (head, lists) = vector.split_at(1);
+    let (columns, activations) = lists.split_at(parts(geometry.cols).0);
+    let head: &[i32] = bytemuck::cast_slice(head);
+    let n = head[0] as usize;
+    (&bytemuck::cast_slice(columns)[..n], &bytemuck::cast_slice(activations)[..n], head[1])
+}

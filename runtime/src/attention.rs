@@ -1,0 +1,134 @@
+//! Attention over the cache, shared out among threads.
+//!
+//! Each block of the cache is attended to alone and the blocks are then joined in order, so it does
+//! not matter who computes which. A prompt has work for all threads in its tokens and heads; a single
+//! token after a long context has it in the blocks.
+
+use crate::config::Config;
+use crate::forward::Forward;
+use crate::kv_cache::HeadCache;
+use crate::profile::Observer;
+use std::sync::Arc;
+use tritone_kernels::float::{ATTENTION_BLOCK, FloatKernels, Partial};
+
+/// Floats of a partial result beside the weighted sum of values: the largest score and the sum of exponentials.
+const PARTIAL: usize = 2;
+
+impl<O: Observer> Forward<'_, O> {
+    /// Attention of the queries `[token][head][head_dim]`; the same shape comes back.
+    pub(crate) fn attention(&mut self, layer: usize, position: usize, q: Vec<f32>) -> Vec<f32> {
+        let Config { n_heads, head_dim, .. } = self.model.config;
+        if q.len() == n_heads * head_dim {
+            return self.attention_by_blocks(layer, position + 1, q);
+        }
+        self.attention_by_tokens(layer, position, q)
+    }
+
+    /// A work item is a token and a key/value head.
+    fn attention_by_tokens(&mut self, layer: usize, position: usize, q: Vec<f32>) -> Vec<f32> {
+        let Config { n_heads, n_kv_heads, head_dim, .. } = self.model.config;
+        let group = n_heads / n_kv_heads;
+        let n_tokens = q.len() / (n_heads * head_dim);
+        let mut out = vec![0.0; q.len()];
+        let cache = std::mem::take(&mut self.cache.layers[layer]);
+        let input = (Arc::clone(self.model), cache, q);
+        let (_, cache, _) = self.pool.run(
+            input,
+            n_tokens * n_kv_heads,
+            1,
+            move |(model, cache, q), items, out: &mut Vec<f32>| {
+                for item in items {
+                    let (token, kv_head) = (item / n_kv_heads, item % n_kv_heads);
+                    let first = (token * n_heads + kv_head * group) * head_dim;
+                    let start = out.len();
+                    out.resize(start + group * head_dim, 0.0);
+                    let queries = &q[first..first + group * head_dim];
+                    attend(&model.float, &cache[kv_head], position + token + 1, head_dim, queries, &mut out[start..]);
+                }
+            },
+            |items, values| {
+                for (item, part) in items.zip(values.chunks(group * head_dim)) {
+                    let first = (item / n_kv_heads * n_heads + item % n_kv_heads * group) * head_dim;
+                    out[first..first + part.len()].copy_from_slice(part);
+                }
+            },
+        );
+        self.cache.layers[layer] = cache;
+        out
+    }
+
+    /// For one token: a work item is a key/value head and a block.
+    fn attention_by_blocks(&mut self, layer: usize, n_keys: usize, q: Vec<f32>) -> Vec<f32> {
+        let Config { n_heads, n_kv_heads, head_dim, .. } = self.model.config;
+        let group = n_heads / n_kv_heads;
+        let width = group * head_dim;
+        let n_blocks = n_keys.div_ceil(ATTENTION_BLOCK);
+        // Of each head: `[block][query][head_dim]` and `[block][query]`.
+        let mut outs = vec![0.0; n_kv_heads * n_blocks * width];
+        let mut partials = vec![Partial::default(); n_kv_heads * n_blocks * group];
+        let cache = std::mem::take(&mut self.cache.layers[layer]);
+        let input = (Arc::clone(self.model), cache, q);
+        let (_, cache, mut q) = self.pool.run(
+            input,
+            n_kv_heads * n_blocks,
+            1,
+            move |(model, cache, q), items, out: &mut Vec<f32>| {
+                let mut partials = vec![Partial::default(); group];
+                for item in items {
+                    let (kv_head, b) = (item / n_blocks, item % n_blocks);
+                    let start = out.len();
+                    out.resize(start + width, 0.0);
+                    let queries = &q[kv_head * width..(kv_head + 1) * width];
+                    attend_block(&model.float, &cache[kv_head], b, n_keys, queries, &mut out[start..], &mut partials);
+                    out.extend(partials.iter().flat_map(|partial| [partial.max, partial.sum]));
+                }
+            },
+            |items, values| {
+                for (item, part) in items.zip(values.chunks(width + PARTIAL * group)) {
+                    let (out, rest) = part.split_at(width);
+                    outs[item * width..(item + 1) * width].copy_from_slice(out);
+                    let places = &mut partials[item * group..(item + 1) * group];
+                    for (place, pair) in places.iter_mut().zip(rest.as_chunks::<PARTIAL>().0) {
+                        *place = Partial { max: pair[0], sum: pair[1] };
+                    }
+                }
+            },
+        );
+        self.cache.layers[layer] = cache;
+        let heads = outs.chunks_exact(n_blocks * width).zip(partials.chunks_exact(n_blocks * group));
+        for ((outs, partials), out) in heads.zip(q.chunks_exact_mut(width)) {
+            self.model.float.attention_join(partials, outs, group, out);
+        }
+        q
+    }
+}
+
+/// Attention of a few query heads that share one key/value head over its first `n_keys` keys:
+/// each block alone, then joined in order.
+fn attend(float: &FloatKernels, cache: &HeadCache, n_keys: usize, head_dim: usize, queries: &[f32], out: &mut [f32]) {
+    let n_queries = queries.len() / head_dim;
+    let n_blocks = n_keys.div_ceil(ATTENTION_BLOCK);
+    let mut outs = vec![0.0; n_blocks * queries.len()];
+    let mut partials = vec![Partial::default(); n_blocks * n_queries];
+    let per_block = outs.chunks_exact_mut(queries.len()).zip(partials.chunks_exact_mut(n_queries));
+    for (b, (out, partials)) in per_block.enumerate() {
+        attend_block(float, cache, b, n_keys, queries, out, partials);
+    }
+    float.attention_join(&partials, &outs, n_queries, out);
+}
+
+/// Attention over block `b` of the first `n_keys` keys.
+fn attend_block(
+    float: &FloatKernels,
+    cache: &HeadCache,
+    b: usize,
+    n_keys: usize,
+    queries: &[f32],
+    out: &mut [f32],
+    partials: &mut [Partial],
+) {
+    let head_dim = queries.len() / partials.len();
+    let scale = 1.0 / (head_dim as f32).sqrt();
+    let n_keys = (n_keys - b * ATTENTION_BLOCK).min(ATTENTION_BLOCK);
+    cache.blocks[b].attend(float, n_keys, scale, queries, out, partials);
+}

@@ -1,0 +1,91 @@
+//! The first half of a feed-forward block: gate, up, and what stands between them.
+//!
+//! With relu^2 an element is 0 wherever its gate is not positive, whatever up is
+//! ([`tritone_kernels::float::FloatKernels::relu2_gate`] is defined so). For a single token each work item computes some
+//! rows of the gate and then only those rows of up whose gate is positive: no approximation, a
+//! fraction of up's bytes, and no barrier between the two.
+
+use crate::config::Activation;
+use crate::forward::{Forward, items};
+use crate::linear::Linear;
+use crate::profile::{Observer, Part};
+use crate::weights::Layer;
+use std::ops::Range;
+use std::sync::Arc;
+
+impl<O: Observer> Forward<'_, O> {
+    /// What down takes: `[token][ffn]`, from `x` before the block's norm.
+    pub(crate) fn gated(&mut self, layer: &Layer, x: Vec<f32>) -> Vec<f32> {
+        let (gate, up) = (&layer.gate, &layer.up);
+        let n = x.len() / gate.cols();
+        let (inputs, which) = self.prepare_all([gate, up], x, Some(&layer.ffn_norm));
+        let activation = self.model.config.activation;
+        if n == 1 && activation == Activation::ReluSquared && up.skips_rows() {
+            return self.gated_rows(gate, up, inputs, which);
+        }
+        let [gate, up] = self.product([gate, up], inputs, which);
+        self.observer.lap(Part::GateUp);
+        let mut gated = vec![0.0; gate.len()];
+        match activation {
+            Activation::ReluSquared => self.model.float.relu2_gate(&gate, &up, &mut gated),
+            Activation::Silu => self.model.float.silu_gate(&gate, &up, &mut gated),
+        }
+        self.observer.lap(Part::Activation);
+        self.observer.gates(&gate);
+        gated
+    }
+
+    /// The same for one token with relu^2: rows of up whose gate is not positive are not read.
+    fn gated_rows(
+        &mut self,
+        gate: &Arc<Linear>,
+        up: &Arc<Linear>,
+        inputs: Vec<crate::linear::PreparedInput>,
+        which: [usize; 2],
+    ) -> Vec<f32> {
+        let rows = gate.rows();
+        let tile_rows = gate.tile_rows();
+        let items = items(&[gate], self.pool.n_threads());
+        let rows_of = move |tiles: &Range<usize>| tiles.start * tile_rows..(tiles.end * tile_rows).min(rows);
+        let placed = items.clone();
+        let n_items = items.len();
+        let (mut gates, mut gated) = (vec![0.0; rows], vec![0.0; rows]);
+        self.pool.run(
+            (Arc::clone(self.model), Arc::clone(gate), Arc::clone(up), inputs, items),
+            n_items,
+            1,
+            move |(model, gate, up, inputs, items), range, out: &mut Vec<f32>| {
+                let (mut wanted, mut products) = (Vec::new(), Vec::new());
+                for (_, tiles) in &items[range] {
+                    let start = out.len();
+                    gate.product(tiles.clone(), &inputs[which[0]], out);
+                    let gates = &out[start..];
+                    wanted.clear();
+                    let positive = (0u32..).zip(gates).filter(|(_, gate)| **gate > 0.0);
+                    let first = rows_of(tiles).start as u32;
+                    wanted.extend(positive.map(|(row, _)| first + row));
+                    up.row_products(&wanted, &inputs[which[1]], &mut products);
+                    let mut ups = vec![0.0; gates.len()];
+                    for (row, product) in wanted.iter().zip(&products) {
+                        ups[(row - first) as usize] = *product;
+                    }
+                    // Gates first, then what is made of them.
+                    let (n, end) = (gates.len(), out.len());
+                    out.resize(end + n, 0.0);
+                    let (gates, gated) = out[start..].split_at_mut(n);
+                    model.float.relu2_gate(gates, &ups, gated);
+                }
+            },
+            |range, values| {
+                let rows = rows_of(&placed[range.start].1);
+                let (some_gates, some_gated) = values.split_at(rows.len());
+                gates[rows.clone()].copy_from_slice(some_gates);
+                gated[rows].copy_from_slice(some_gated);
+            },
+        );
+        self.skipped.rows(gates.iter().filter(|gate| **gate > 0.0).count(), rows);
+        self.observer.lap(Part::GateUp);
+        self.observer.gates(&gates);
+        gated
+    }
+}

@@ -1,0 +1,68 @@
+//! What products left out because it could not change a result.
+
+/// How much of up and down was needed by what went through a session.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Skipped {
+    rows: Count,
+    columns: Count,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Count {
+    needed: u64,
+    all: u64,
+}
+
+impl Count {
+    fn add(&mut self, needed: usize, all: usize) {
+        self.needed += needed as u64;
+        self.all += all as u64;
+    }
+
+    fn share(self) -> Option<f64> {
+        (self.all > 0).then(|| self.needed as f64 / self.all as f64)
+    }
+}
+
+impl Skipped {
+    /// A step needed so many rows of up.
+    pub(crate) fn rows(&mut self, needed: usize, all: usize) {
+        self.rows.add(needed, all);
+    }
+
+    /// A step needed so many columns of down.
+    pub(crate) fn columns(&mut self, needed: usize, all: usize) {
+        self.columns.add(needed, all);
+    }
+
+    /// What shares of the matrices were needed; nothing where the model or its layout lets nothing be
+    /// skipped, or no token has passed.
+    #[must_use]
+    pub fn density(&self) -> Density {
+        Density { up_rows: self.rows.share(), down_columns: self.columns.share() }
+    }
+}
+
+/// Shares of matrices that are read, from 0 to 1; `None` where all of a matrix always is.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Density {
+    /// Rows of up: those whose gate is positive. Of single tokens; for several at once all rows are read.
+    pub up_rows: Option<f64>,
+    /// Columns of down: those whose activation is not 0 after rounding.
+    pub down_columns: Option<f64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_are_of_what_was_counted() {
+        let mut skipped = Skipped::default();
+        assert_eq!(skipped.density(), Density::default());
+        skipped.rows(1, 4);
+        skipped.rows(2, 4);
+        skipped.columns(0, 10);
+        assert_eq!(skipped.density(), Density { up_rows: Some(0.375), down_columns: Some(0.0) });
+    }
+}
