@@ -30,7 +30,7 @@ static AMOUNT: LazyLock<Amount> = LazyLock::new(|| {
         let edges = &[5, 24, 64, 128, 240, 256, 512];
         Amount { cases: 8, most: 300, edges, rows: &[1, 15, 17, 32, 65], longest: 16384, step: 7 }
     } else {
-        let edges = &[3, 5, 24, 32, 64, 120, 128, 240, 256, 480, 512, 2560];
+        let edges = &[3, 5, 24, 32, 64, 120, 128, 240, 256, 480, 512, 880, 888, 896, 2560];
         let rows = &[1, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257];
         Amount { cases: 48, most: 500, edges, rows, longest: 16384, step: 1 }
     }
@@ -98,6 +98,18 @@ fn every_length_around_the_edges() {
     }
     for &rows in AMOUNT.rows {
         check_all(rows, 130, None, 1, rows as u64);
+    }
+}
+
+/// Every remainder of vectors that GEMM kernels take together, over more columns than they decode at
+/// once and blocks that share none of their units, in a range of tiles whose rows they take together.
+#[test]
+#[cfg_attr(miri, ignore = "too slow")]
+fn every_number_of_vectors() {
+    for n_vectors in (1..=17).chain([131]).step_by(AMOUNT.step) {
+        for (cols, block) in [(1100, None), (384, Some(64)), (390, Some(130))] {
+            check_all(120, cols, block, n_vectors, n_vectors as u64);
+        }
     }
 }
 

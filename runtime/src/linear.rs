@@ -15,10 +15,10 @@ use tritone_kernels::kernel::Operation;
 use tritone_kernels::line::Line;
 use tritone_kernels::matrix::{MatrixPlan, Scales};
 
-/// From this many vectors on, decoding a tile once is no slower than reading it for each vector: on
-/// one AVX2 core a prompt of 826 tokens took 0.17-0.28 s in chunks of 3 (GEMV), 0.29-0.41 s in
-/// chunks of 16 and 0.21-0.22 s in chunks of 64 (GEMM).
-const GEMM_FROM: usize = 64;
+/// From this many vectors on, decoding weights once for all vectors is faster than looking them up for
+/// each: AVX2's GEMM has 0.9, 1.2 and 0.9 times the rate of its GEMV for 3 vectors (t3, t5, i2s), 1.1, 1.7 and
+/// 1.1 times for 4, 1.5, 2.0 and 1.3 times for 8. The figures are in `benches/README.md`.
+const GEMM_FROM: usize = 4;
 
 /// Where packed weights lie.
 #[derive(Debug)]

@@ -12,8 +12,8 @@ use tritone_kernels::isa::Level;
 use tritone_kernels::kernel::Operation;
 use tritone_kernels::testing::runnable_kernels;
 
-/// Vectors of the batched rows.
-const BATCH: usize = 16;
+/// Vectors of the batched rows: speculation and small batches, and a part of a prompt.
+const BATCHES: [usize; 5] = [2, 4, 8, 16, 512];
 
 struct Row {
     name: String,
@@ -37,8 +37,13 @@ fn main() -> ExitCode {
     println!("|---|---:|---|---:|---:|---:|");
     compare(shape, rounds, Operation::Gemv, 1, Place::Cache);
     compare(shape, rounds, Operation::Gemv, 1, Place::Memory);
-    compare(shape, rounds.div_ceil(8), Operation::Gemv, BATCH, Place::Cache);
-    compare(shape, rounds.div_ceil(8), Operation::Gemm, BATCH, Place::Cache);
+    for n_vectors in BATCHES {
+        // Long products need fewer rounds.
+        let rounds = rounds.div_ceil(4 + n_vectors / 16);
+        for operation in [Operation::Gemv, Operation::Gemm] {
+            compare(shape, rounds, operation, n_vectors, Place::Cache);
+        }
+    }
     ExitCode::SUCCESS
 }
 

@@ -1,13 +1,16 @@
-//! Matrix times several vectors: a chunk of weights is decoded once for all of them.
+//! Matrix times several vectors: weights are decoded once for all of them.
 //!
 //! ```text
-//! for each tile, block, chunk of at most 240 columns:
-//!     codes[row][column] = trit + 1 (unsigned bytes)                       (once)
-//!     for each vector: sums[row] += codes[row] . activations - sum(activations)
+//! for each block and vector: sums = -total of the block's activations
+//! for each part of the weights (some rows, some columns of a block):
+//!     codes = trit + 1, unsigned bytes                                   (once)
+//!     for each vector: sums += codes . activations
 //! ```
 //!
-//! The prepared vector is the activations, block after block, each block padded with zeros to
-//! whole chunks; what the codes of padding are does not matter then.
+//! The prepared vector is the same for all kernels: the activations block after block, each block
+//! padded with zeros to whole units of its layout ([`unit`]) and an even number of fours, and after that, on a new line, the
+//! total of each block as an i32. What the codes of padding are does not matter, their activations
+//! being 0.
 
 #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
 pub(crate) mod avx2;
@@ -21,7 +24,7 @@ pub(crate) mod scalar;
 
 use crate::format::t5::TILE_ROWS as MAX_TILE_ROWS;
 use crate::format::{Geometry, Layout, i2s, t3, t5};
-use crate::gemv::{sums_at, tile_block, vector};
+use crate::gemv::{sums_at, tile_block};
 use crate::line::Line;
 use core::ops::Range;
 
@@ -37,11 +40,11 @@ pub(crate) const STRIDE: usize = 256;
 /// Decoded rows; every row is [`STRIDE`] long.
 pub(crate) type Codes = [[u8; STRIDE]; MAX_TILE_ROWS];
 
-/// One row's chunk of activations, zeros at its end.
+/// One vector's chunk of activations, zeros at its end.
 pub(crate) type Chunk = [i8; STRIDE];
 
 /// The registry sees to it.
-const NOT_C2: &str = "kernels of c2 skip columns and have a driver of their own";
+pub(crate) const NOT_C2: &str = "kernels of c2 skip columns and have a driver of their own";
 
 const fn chunk_cols(layout: Layout) -> usize {
     match layout {
@@ -51,27 +54,89 @@ const fn chunk_cols(layout: Layout) -> usize {
     }
 }
 
-const fn n_chunks(geometry: &Geometry) -> usize {
-    geometry.block.div_ceil(chunk_cols(geometry.layout))
+/// Columns that a layout keeps together and that are whole fours: a block of I2_S, a super-group
+/// of T3, four groups of T5.
+pub(crate) const fn unit(layout: Layout) -> usize {
+    match layout {
+        Layout::I2S => i2s::BLOCK,
+        Layout::C2 => panic!("{}", NOT_C2),
+        Layout::T3 => t3::GROUP * t3::SUPER,
+        Layout::T5 => t5::GROUP * 4,
+    }
+}
+
+/// Columns that kernels may take together at the end of a block.
+const PAIR: usize = 8;
+
+/// Columns of a block with its padding.
+const fn padded_block(geometry: &Geometry) -> usize {
+    geometry.block.next_multiple_of(unit(geometry.layout)).next_multiple_of(PAIR)
+}
+
+/// Lines before those of the totals.
+const fn activation_lines(geometry: &Geometry) -> usize {
+    Line::count_for(geometry.n_blocks() * padded_block(geometry))
 }
 
 pub(crate) fn prepared_lines(geometry: &Geometry) -> usize {
-    Line::count_for(geometry.n_blocks() * n_chunks(geometry) * STRIDE)
+    activation_lines(geometry) + Line::count_for(geometry.n_blocks() * size_of::<i32>())
 }
 
 pub(crate) fn prepare(geometry: &Geometry, codes: &[i8], out: &mut [Line]) {
     out.fill(Line::ZERO);
-    let chunks = bytemuck::cast_slice_mut::<Line, i8>(out).as_chunks_mut::<STRIDE>().0;
-    let per_block = n_chunks(geometry);
-    for (codes, chunks) in codes.chunks_exact(geometry.block).zip(chunks.chunks_exact_mut(per_block)) {
-        for (codes, chunk) in codes.chunks(chunk_cols(geometry.layout)).zip(chunks) {
-            chunk[..codes.len()].copy_from_slice(codes);
-        }
+    let (activations, totals) = out.split_at_mut(activation_lines(geometry));
+    let activations: &mut [i8] = bytemuck::cast_slice_mut(activations);
+    let totals: &mut [i32] = bytemuck::cast_slice_mut(totals);
+    let padded = activations.chunks_exact_mut(padded_block(geometry));
+    for ((codes, activations), total) in codes.chunks_exact(geometry.block).zip(padded).zip(totals) {
+        activations[..codes.len()].copy_from_slice(codes);
+        *total = codes.iter().map(|code| i32::from(*code)).sum();
     }
 }
 
-/// The loop that all instruction sets share. `dot(codes of the tile's rows, activations, sums)` adds
-/// each row's product, codes counting as they are, to `sums`.
+/// Prepared vectors, their sizes computed once.
+#[derive(Clone, Copy)]
+pub(crate) struct Prepared<'a> {
+    lines: &'a [Line],
+    lines_per_vector: usize,
+    activation_lines: usize,
+    padded_block: usize,
+}
+
+impl<'a> Prepared<'a> {
+    #[inline(always)]
+    pub(crate) fn new(geometry: &Geometry, lines: &'a [Line]) -> Prepared<'a> {
+        Prepared {
+            lines,
+            lines_per_vector: prepared_lines(geometry),
+            activation_lines: activation_lines(geometry),
+            padded_block: padded_block(geometry),
+        }
+    }
+
+    #[inline(always)]
+    fn vector(&self, v: usize) -> (&'a [Line], &'a [Line]) {
+        self.lines[v * self.lines_per_vector..][..self.lines_per_vector].split_at(self.activation_lines)
+    }
+
+    /// The activations of block `b` of vector `v`, with their padding.
+    #[inline(always)]
+    pub(crate) fn activations(&self, v: usize, b: usize) -> &'a [i8] {
+        let (activations, _) = self.vector(v);
+        &bytemuck::cast_slice::<Line, i8>(activations)[b * self.padded_block..][..self.padded_block]
+    }
+
+    /// The total of the activations of block `b` of vector `v`.
+    #[inline(always)]
+    pub(crate) fn total(&self, v: usize, b: usize) -> i32 {
+        let (_, totals) = self.vector(v);
+        bytemuck::cast_slice::<Line, i32>(totals)[b]
+    }
+}
+
+/// The loop of the instruction sets that take a tile's chunk of decoded rows at a time.
+/// `dot(codes of the tile's rows, activations, sums)` adds each row's product, codes counting as
+/// they are, to `sums`.
 #[inline(always)]
 pub(crate) fn drive(
     geometry: &Geometry,
@@ -83,22 +148,23 @@ pub(crate) fn drive(
     dot: impl Fn(&[[u8; STRIDE]], &Chunk, &mut [i32]),
 ) {
     let mut codes: Codes = [[0; STRIDE]; MAX_TILE_ROWS];
-    let (tile_rows, per_block) = (geometry.tile_rows(), n_chunks(geometry));
+    let prepared = Prepared::new(geometry, prepared);
+    let chunk_cols = chunk_cols(geometry.layout);
     out.fill(0);
     for (t, tile) in tiles.clone().enumerate() {
         for b in 0..geometry.n_blocks() {
-            for c in 0..per_block {
+            for c in 0..geometry.block.div_ceil(chunk_cols) {
                 let n_rows = decode(geometry, data, tile, b, c, &mut codes);
                 for v in 0..n_vectors {
-                    let chunks: &[i8] = bytemuck::cast_slice(vector(prepared, n_vectors, v));
-                    let activations = &chunks.as_chunks::<STRIDE>().0[b * per_block + c];
-                    let total: i32 = activations.iter().map(|a| i32::from(*a)).sum();
-                    let sums = &mut out[sums_at(geometry, tiles.len(), v, t, b)..][..tile_rows];
-                    let sums = &mut sums[..n_rows];
-                    dot(&codes[..n_rows], activations, sums);
-                    for sum in sums {
-                        *sum -= total;
+                    let columns = &prepared.activations(v, b)[c * chunk_cols..];
+                    let columns = &columns[..columns.len().min(chunk_cols)];
+                    let mut chunk = [0; STRIDE];
+                    chunk[..columns.len()].copy_from_slice(columns);
+                    let sums = &mut out[sums_at(geometry, tiles.len(), v, t, b)..][..n_rows];
+                    if c == 0 {
+                        sums.fill(-prepared.total(v, b));
                     }
+                    dot(&codes[..n_rows], &chunk, sums);
                 }
             }
         }
