@@ -4,8 +4,11 @@ use crate::error::Result;
 use crate::model::Model;
 use crate::sampler::{Sampler, SamplerConfig};
 use crate::session::Session;
+use crate::speculation::Speculator;
 use crate::tokenizer::{StopStrings, Utf8Stream};
 use std::time::{Duration, Instant};
+
+pub use crate::speculation::Speculation;
 
 /// How to generate.
 #[derive(Clone, Debug, Default)]
@@ -20,6 +23,8 @@ pub struct GenerateOptions {
     pub ignore_eos: bool,
     /// Prompt tokens per step; 0 for the default.
     pub chunk: usize,
+    /// Whether tokens are guessed ahead; the output does not depend on it.
+    pub speculation: Speculation,
 }
 
 /// One generated token.
@@ -58,6 +63,12 @@ pub struct Stats {
     pub generated_tokens: usize,
     /// Seconds that took, without the time the caller spent between tokens.
     pub generated_seconds: f64,
+    /// Steps through the model that they took, each with one token and those guessed ahead.
+    pub steps: usize,
+    /// Tokens guessed ahead.
+    pub drafted_tokens: usize,
+    /// Those of them that were right.
+    pub accepted_tokens: usize,
 }
 
 /// An iterator over generated tokens.
@@ -68,6 +79,7 @@ pub struct Generation<'s> {
     session: &'s mut Session,
     model: Model,
     sampler: Sampler,
+    speculator: Speculator,
     stop: StopStrings,
     utf8: Utf8Stream,
     max_tokens: usize,
@@ -97,6 +109,7 @@ impl<'s> Generation<'s> {
             model: session.model(),
             session,
             sampler,
+            speculator: Speculator::new(options.speculation),
             stop,
             utf8: Utf8Stream::new(),
             max_tokens: options.max_tokens.unwrap_or(usize::MAX),
@@ -118,12 +131,21 @@ impl<'s> Generation<'s> {
     /// What it took so far.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        Stats { generated_seconds: self.spent.as_secs_f64(), ..self.stats }
+        let counts = self.speculator.counts();
+        Stats {
+            generated_seconds: self.spent.as_secs_f64(),
+            steps: counts.steps,
+            drafted_tokens: counts.drafted,
+            accepted_tokens: counts.accepted,
+            ..self.stats
+        }
     }
 
     fn step(&mut self) -> Result<Piece> {
         if let Some(token) = self.pending.take() {
-            self.session.decode(token)?;
+            // The token sampled next is not among those that can be guessed.
+            let wanted = self.max_tokens - self.stats.generated_tokens - 1;
+            self.speculator.feed(self.session, token, wanted)?;
         }
         let logits = self.session.logits();
         let id = self.sampler.sample(logits, self.session.tokens())?;

@@ -23,6 +23,7 @@ pub mod safetensors;
 pub mod sampler;
 pub mod session;
 pub mod skipped;
+mod speculation;
 pub mod template;
 pub mod threads;
 pub mod tokenizer;

@@ -7,6 +7,7 @@ use crate::model::Inner;
 use crate::profile::{Observer, Off, Profile};
 use crate::skipped::Skipped;
 use crate::threads::Pool;
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// How many prompt tokens go through the layers at once when the caller does not say.
@@ -24,9 +25,18 @@ pub struct Session {
     tokens: Vec<u32>,
     context_length: usize,
     logits: Vec<f32>,
+    ahead: Ahead,
     skipped: Skipped,
     /// While there is one, the parts of the work are timed.
     pub(crate) profile: Option<Profile>,
+}
+
+/// What was computed for tokens that may come after the last one.
+#[derive(Default)]
+struct Ahead {
+    tokens: VecDeque<u32>,
+    /// The logits after each of them.
+    logits: VecDeque<Vec<f32>>,
 }
 
 impl Session {
@@ -51,6 +61,7 @@ impl Session {
             tokens: Vec::new(),
             context_length,
             logits: Vec::new(),
+            ahead: Ahead::default(),
             skipped: Skipped::default(),
             profile: None,
             model,
@@ -101,6 +112,7 @@ impl Session {
     /// Forgets all tokens after the first `n`.
     pub fn truncate(&mut self, n: usize) {
         self.tokens.truncate(n);
+        self.ahead = Ahead::default();
         self.cache.truncate(self.tokens.len());
     }
 
@@ -145,11 +157,45 @@ impl Session {
     /// # Errors
     /// As [`Session::prefill`].
     pub fn decode(&mut self, token: u32) -> Result<&[f32]> {
-        self.check(&[token])?;
-        let hidden = self.forward(&[token])?;
-        self.logits = self.head(hidden, 1);
+        self.decode_with_draft(token, &[])
+    }
+
+    /// Feeds one token and returns the logits after it, and computes in the same batch what would come of the
+    /// tokens `draft` after it.
+    ///
+    /// They are no part of the sequence: [`Session::tokens`] and [`Session::position`] do not count them. If the
+    /// tokens fed next, one at a time, are those of the draft, their logits are there already; else what was
+    /// computed for them is forgotten. While it is kept, `draft` is not looked at.
+    ///
+    /// # Errors
+    /// As [`Session::prefill`], and a draft that does not fit behind the token.
+    pub fn decode_with_draft(&mut self, token: u32, draft: &[u32]) -> Result<&[f32]> {
+        if let Some(logits) = self.foresees(token).then(|| self.ahead.logits.pop_front()).flatten() {
+            self.ahead.tokens.pop_front();
+            self.tokens.push(token);
+            self.logits = logits;
+        } else {
+            let batch: Vec<u32> = [&[token], draft].concat();
+            self.check(&batch)?;
+            let hidden = self.forward(&batch)?;
+            let mut logits = self.head(hidden, batch.len());
+            if !draft.is_empty() {
+                self.tokens.truncate(self.tokens.len() - draft.len());
+                let mut rows = logits.chunks(self.model.config.vocab_size).map(<[f32]>::to_vec);
+                let first = rows.next().unwrap_or_default();
+                self.ahead = Ahead { tokens: draft.iter().copied().collect(), logits: rows.collect() };
+                logits = first;
+            }
+            self.logits = logits;
+        }
+        // Logits of a draft are looked at only when their turn comes, so that an error does not depend on it.
         finite(&self.logits, self.tokens.len() - 1)?;
         Ok(&self.logits)
+    }
+
+    /// Whether the logits after `token` are known already.
+    pub(crate) fn foresees(&self, token: u32) -> bool {
+        self.ahead.tokens.front() == Some(&token)
     }
 
     /// The logits after the last token fed; empty before the first.
@@ -209,6 +255,9 @@ impl Session {
     /// Feeds acceptable tokens; returns the hidden states `[token][hidden]` after the last layer.
     fn forward(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
         let position = self.tokens.len();
+        if !self.ahead.tokens.is_empty() {
+            self.truncate(position);
+        }
         let hidden = match self.profile.take() {
             None => self.step(&mut Off).layers(tokens, position),
             Some(mut profile) => {
