@@ -11,6 +11,7 @@ use std::io::{self, IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use tritone_runtime::checkpoint::I2sLayout;
 use tritone_runtime::config::{Activation, ActivationScales};
+use tritone_runtime::generate::Speculation;
 use tritone_runtime::isa::Level;
 use tritone_runtime::sampler::SamplerConfig;
 
@@ -168,7 +169,7 @@ pub struct ModelArgs {
     /// Only the output, no lines about the run
     #[arg(short, long)]
     pub quiet: bool,
-    /// More lines about the run: the model, the seed
+    /// More lines about the run: the model, the seed, guessed tokens
     #[arg(short, long, conflicts_with = "quiet")]
     pub verbose: bool,
 }
@@ -295,6 +296,21 @@ impl SamplingArgs {
             seed: self.seed.unwrap_or(seed),
             ..SamplerConfig::default()
         }
+    }
+}
+
+/// Whether tokens are guessed ahead.
+#[derive(Args)]
+pub struct SpeculationArgs {
+    /// Do not guess tokens ahead from what the text repeats; it never changes the output, only the speed
+    #[arg(long)]
+    no_speculation: bool,
+}
+
+impl SpeculationArgs {
+    /// The setting.
+    pub fn choice(&self) -> Speculation {
+        if self.no_speculation { Speculation::Off } else { Speculation::Adaptive }
     }
 }
 

@@ -129,7 +129,7 @@ fn rows_alone_are_rows_of_tiles() {
             seen += 1;
             let data = any_bytes(&geometry, &mut random);
             let codes = random.codes(cols);
-            let expected = naive_sums(&geometry, &data, 0..geometry.n_tiles(), &[codes.clone()]);
+            let expected = naive_sums(&geometry, &data, 0..geometry.n_tiles(), std::slice::from_ref(&codes));
             let mut prepared = vec![Line([0xa5; 64]); plan.prepared_lines(Operation::Gemv)];
             plan.prepare(Operation::Gemv, &codes, &mut prepared);
             for n in [0, 1, 2, 3, 4, 5, 9, 30] {

@@ -3,10 +3,12 @@
 use crate::error::Result;
 use crate::model::Model;
 use crate::sampler::{Sampler, SamplerConfig};
-use crate::scores::Need;
 use crate::session::Session;
+use crate::speculation::Speculator;
 use crate::tokenizer::{StopStrings, Utf8Stream};
 use std::time::{Duration, Instant};
+
+pub use crate::speculation::Speculation;
 
 /// How to generate.
 #[derive(Clone, Debug, Default)]
@@ -23,6 +25,8 @@ pub struct GenerateOptions {
     pub chunk: usize,
     /// Whether pieces have log-probabilities, which take the logits of all tokens.
     pub logprobs: bool,
+    /// Whether tokens are guessed ahead; the output does not depend on it.
+    pub speculation: Speculation,
 }
 
 /// One generated token.
@@ -62,6 +66,12 @@ pub struct Stats {
     pub generated_tokens: usize,
     /// Seconds that took, without the time the caller spent between tokens.
     pub generated_seconds: f64,
+    /// Steps through the model that they took, each with one token and those guessed ahead.
+    pub steps: usize,
+    /// Tokens guessed ahead.
+    pub drafted_tokens: usize,
+    /// Those of them that were right.
+    pub accepted_tokens: usize,
 }
 
 /// An iterator over generated tokens.
@@ -72,6 +82,7 @@ pub struct Generation<'s> {
     session: &'s mut Session,
     model: Model,
     sampler: Sampler,
+    speculator: Speculator,
     stop: StopStrings,
     utf8: Utf8Stream,
     max_tokens: usize,
@@ -102,6 +113,7 @@ impl<'s> Generation<'s> {
             model: session.model(),
             session,
             sampler,
+            speculator: Speculator::new(options.speculation),
             stop,
             utf8: Utf8Stream::new(),
             max_tokens: options.max_tokens.unwrap_or(usize::MAX),
@@ -124,14 +136,22 @@ impl<'s> Generation<'s> {
     /// What it took so far.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        Stats { generated_seconds: self.spent.as_secs_f64(), ..self.stats }
+        let counts = self.speculator.counts();
+        Stats {
+            generated_seconds: self.spent.as_secs_f64(),
+            steps: counts.steps,
+            drafted_tokens: counts.drafted,
+            accepted_tokens: counts.accepted,
+            ..self.stats
+        }
     }
 
     fn step(&mut self) -> Result<Piece> {
         if let Some(token) = self.pending.take() {
-            // The token will stand at the end of the history when the next one is chosen.
-            let need = if self.logprobs { Need::All } else { self.sampler.need_after(self.session.tokens(), token) };
-            self.session.decode_for(token, &need)?;
+            // The token sampled next is not among those that can be guessed.
+            let wanted = self.max_tokens - self.stats.generated_tokens - 1;
+            let sampler = (!self.logprobs).then_some(&self.sampler);
+            self.speculator.feed(self.session, token, wanted, sampler)?;
         }
         let id = self.sampler.choose(self.session.scores(), self.session.tokens())?;
         let logprob = self.logprobs.then(|| self.session.logprob(id));

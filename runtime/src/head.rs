@@ -150,15 +150,25 @@ impl<O: Observer> Forward<'_, O> {
         logits
     }
 
-    /// Tokens that can matter and their logits, for one hidden state after the norm; nothing if all are needed.
+    /// For each of some hidden states after the norm the tokens that can matter and their logits; nothing where
+    /// all are needed.
     pub(crate) fn chosen_logits(
         &mut self,
         screen: &Arc<Screen>,
         hidden: &[f32],
         need: &Need,
-    ) -> Option<(Vec<u32>, Vec<f32>)> {
+    ) -> Vec<Option<(Vec<u32>, Vec<f32>)>> {
         self.observer.start();
-        let ids = screen.select(self.model.isa, self.pool, hidden, need)?;
+        let selected = screen.select(self.model.isa, self.pool, hidden, need);
+        let states = hidden.chunks_exact(self.model.config.hidden);
+        let chosen = selected.into_iter().zip(states).map(|(ids, state)| Some(self.some_logits(ids?, state)));
+        let chosen = chosen.collect();
+        self.observer.lap(Part::Head);
+        chosen
+    }
+
+    /// Logits of some tokens for one hidden state.
+    fn some_logits(&mut self, ids: Vec<u32>, hidden: &[f32]) -> (Vec<u32>, Vec<f32>) {
         let mut logits = vec![0.0; ids.len()];
         let input = (Arc::clone(self.model), hidden.to_vec(), ids);
         let (_, _, ids) = self.pool.run(
@@ -176,7 +186,6 @@ impl<O: Observer> Forward<'_, O> {
             |items, values| logits[items].copy_from_slice(values),
         );
         self.skipped.head(ids.len(), self.model.config.vocab_size);
-        self.observer.lap(Part::Head);
-        Some((ids, logits))
+        (ids, logits)
     }
 }

@@ -26,6 +26,7 @@ pub mod scores;
 mod screen;
 pub mod session;
 pub mod skipped;
+mod speculation;
 pub mod template;
 pub mod threads;
 pub mod tokenizer;

@@ -28,6 +28,31 @@ impl Need {
     pub fn top(count: usize) -> Need {
         Need::Top { count, tokens: Vec::new() }
     }
+
+    /// What covers this need still if some more tokens come to be treated apart.
+    #[must_use]
+    pub(crate) fn with(self, more: &[u32]) -> Need {
+        match self {
+            Need::Top { count, mut tokens } => {
+                tokens.extend_from_slice(more);
+                Need::Top { count: count.saturating_add(more.len()), tokens }
+            }
+            other => other,
+        }
+    }
+
+    /// Whether whoever has this has all that `other` needs.
+    #[must_use]
+    pub(crate) fn covers(&self, other: &Need) -> bool {
+        match (self, other) {
+            (Need::All, _) => true,
+            (Need::Top { count, tokens }, Need::Top { count: less, tokens: fewer }) => {
+                count >= less && fewer.iter().all(|token| tokens.contains(token))
+            }
+            (Need::Within { below }, Need::Within { below: nearer }) => below >= nearer,
+            _ => false,
+        }
+    }
 }
 
 /// Logits of a step.
@@ -79,6 +104,17 @@ impl Scores<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn needs_cover_smaller_ones() {
+        let top = |count, tokens: &[u32]| Need::Top { count, tokens: tokens.to_vec() };
+        assert!(top(4, &[1, 2]).covers(&top(4, &[2])) && Need::All.covers(&Need::All));
+        assert!(!top(4, &[1]).covers(&top(5, &[])) && !top(4, &[1]).covers(&top(1, &[2])));
+        assert!(!top(4, &[]).covers(&Need::All) && !top(4, &[]).covers(&Need::Within { below: 0.0 }));
+        assert!(Need::Within { below: 2.0 }.covers(&Need::Within { below: 2.0 }));
+        assert!(!Need::Within { below: 2.0 }.covers(&Need::Within { below: 2.5 }));
+        assert_eq!(top(1, &[5]).with(&[6, 7]), top(3, &[5, 6, 7]));
+    }
 
     #[test]
     fn the_first_of_equal_logits_is_the_best() {

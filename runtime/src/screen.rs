@@ -21,13 +21,18 @@ use crate::error::Result;
 use crate::head::Head;
 use crate::scores::Need;
 use crate::threads::Pool;
+use std::cmp::Ordering;
+use std::ops::Range;
 use std::sync::Arc;
 use tritone_kernels::float::FloatKernels;
 use tritone_kernels::isa::Isa;
 use tritone_kernels::screen;
 
-/// Rows of one work item.
-const ROWS: usize = 256;
+/// Rows that all hidden states are multiplied with while they are in the cache.
+const ROWS: usize = 64;
+
+/// As many of them are one work item.
+const ITEMS: usize = 16;
 
 /// Rows that are made at once: what the threads hand over must not take as much memory as the copy.
 const ROWS_AT_ONCE: usize = 16_384;
@@ -126,64 +131,103 @@ impl Screen {
         self.codes.len() + self.rows.len() * size_of::<Row>()
     }
 
-    /// The tokens whose logits can be among those that are needed, rising; nothing if all are needed or
-    /// `x` is not finite.
-    pub(crate) fn select(self: &Arc<Screen>, isa: Isa, pool: &mut Pool, x: &[f32], need: &Need) -> Option<Vec<u32>> {
-        let n_rows = self.rows.len();
+    /// For each of some hidden states (`[state][column]`) the tokens whose logits can be among those that are needed,
+    /// rising; nothing if all are needed or the state is not finite. The copy is read once.
+    pub(crate) fn select(
+        self: &Arc<Screen>,
+        isa: Isa,
+        pool: &mut Pool,
+        states: &[f32],
+        need: &Need,
+    ) -> Vec<Option<Vec<u32>>> {
+        let (n_rows, n_states) = (self.rows.len(), states.len() / self.cols);
+        let mut selected = vec![None; n_states];
         match need {
-            Need::All => return None,
-            Need::Top { count, .. } if *count >= n_rows => return None,
+            Need::All => return selected,
+            Need::Top { count, .. } if *count >= n_rows => return selected,
             Need::Top { .. } | Need::Within { .. } => {}
         }
-        if x.iter().any(|x| !x.is_finite()) {
-            return None;
-        }
-        let mut bounds = vec![[0.0f32; 2]; n_rows];
+        let states = states.chunks_exact(self.cols).enumerate();
+        let (which, states): (Vec<usize>, Vec<Hidden>) = states
+            .filter(|(_, state)| state.iter().all(|x| x.is_finite()))
+            .map(|(i, state)| (i, Hidden::new(state)))
+            .unzip();
+        let mut bounds = vec![[0.0f32; 2]; states.len() * n_rows];
         pool.run(
-            (Arc::clone(self), Hidden::new(x)),
+            (Arc::clone(self), states),
             n_rows.div_ceil(ROWS),
-            4,
-            move |(screen, hidden), items, out: &mut Vec<[f32; 2]>| {
+            ITEMS,
+            move |(screen, states), items, out: &mut Vec<[f32; 2]>| {
                 let rows = items.start * ROWS..(items.end * ROWS).min(screen.rows.len());
-                screen.bounds(isa, rows, hidden, out);
+                screen.bounds(isa, rows, states, out);
             },
-            |items, part| bounds[items.start * ROWS..][..part.len()].copy_from_slice(part),
+            |items, part| {
+                let rows = items.start * ROWS..(items.end * ROWS).min(n_rows);
+                for (bounds, part) in bounds.chunks_exact_mut(n_rows).zip(part.chunks_exact(rows.len())) {
+                    bounds[rows.clone()].copy_from_slice(part);
+                }
+            },
         );
-        let mut lower: Vec<f32> = bounds.iter().map(|bound| bound[0]).collect();
-        let threshold = match need {
-            Need::All => return None,
-            Need::Top { count: 0, .. } => f32::INFINITY,
-            Need::Top { count, .. } => *lower.select_nth_unstable_by(count - 1, |a, b| b.total_cmp(a)).1,
-            Need::Within { below } => lower.iter().copied().fold(f32::NEG_INFINITY, f32::max) - below,
-        };
-        let mut ids: Vec<u32> =
-            (0u32..).zip(&bounds).filter(|(_, bound)| bound[1] >= threshold).map(|(id, _)| id).collect();
-        if let Need::Top { tokens, .. } = need {
-            ids.extend(tokens.iter().filter(|id| (**id as usize) < n_rows));
-            ids.sort_unstable();
-            ids.dedup();
+        for (i, bounds) in which.into_iter().zip(bounds.chunks_exact(n_rows)) {
+            selected[i] = Some(chosen(bounds, need));
         }
-        Some(ids)
+        selected
     }
 
-    /// The least and the most that the computed logits of some rows can be.
-    fn bounds(&self, isa: Isa, rows: std::ops::Range<usize>, hidden: &Hidden, out: &mut Vec<[f32; 2]>) {
-        let mut sums = vec![0; rows.len()];
-        screen::dots(isa, &self.codes[rows.start * self.cols..rows.end * self.cols], &hidden.codes, &mut sums);
+    /// The least and the most that the computed logits of some rows can be: `[state][row]`.
+    fn bounds(&self, isa: Isa, rows: Range<usize>, states: &[Hidden], out: &mut Vec<[f32; 2]>) {
         let rounding = (self.cols / 32 + 16) as f64 / f64::from(1 << 24);
-        out.extend(self.rows[rows].iter().zip(sums).map(|(row, sum)| {
-            let (norm, residual) = (f64::from(row.norm), f64::from(row.residual));
-            let largest = norm * hidden.norm;
-            // So that a NaN is caught as well.
-            if !matches!(largest.partial_cmp(&LARGEST_PRODUCT), Some(std::cmp::Ordering::Less)) {
-                return [f32::NEG_INFINITY, f32::INFINITY];
+        let start = out.len();
+        out.resize(start + states.len() * rows.len(), [0.0; 2]);
+        let out = &mut out[start..];
+        let mut sums = [0; ROWS];
+        for first in rows.clone().step_by(ROWS) {
+            let some = first..(first + ROWS).min(rows.end);
+            let sums = &mut sums[..some.len()];
+            for (state, out) in states.iter().zip(out.chunks_exact_mut(rows.len())) {
+                screen::dots(isa, &self.codes[some.start * self.cols..some.end * self.cols], &state.codes, sums);
+                let places = &mut out[some.start - rows.start..some.end - rows.start];
+                for ((place, row), sum) in places.iter_mut().zip(&self.rows[some.clone()]).zip(&*sums) {
+                    *place = row.bound(*sum, state, rounding);
+                }
             }
-            let middle = f64::from(row.scale) * hidden.scale * f64::from(sum);
-            let error = residual * hidden.norm + (norm + residual) * hidden.residual + rounding * largest;
-            let error = error * (1.0 + 1e-6) + middle.abs() * 1e-6 + 1e-36;
-            [(middle - error) as f32, (middle + error) as f32]
-        }));
+        }
     }
+}
+
+impl Row {
+    /// The least and the most that the computed logit can be if the codes' product is `sum`.
+    fn bound(&self, sum: i32, state: &Hidden, rounding: f64) -> [f32; 2] {
+        let (norm, residual) = (f64::from(self.norm), f64::from(self.residual));
+        let largest = norm * state.norm;
+        // So that a NaN is caught as well.
+        if !matches!(largest.partial_cmp(&LARGEST_PRODUCT), Some(Ordering::Less)) {
+            return [f32::NEG_INFINITY, f32::INFINITY];
+        }
+        let middle = f64::from(self.scale) * state.scale * f64::from(sum);
+        let error = residual * state.norm + (norm + residual) * state.residual + rounding * largest;
+        let error = error * (1.0 + 1e-6) + middle.abs() * 1e-6 + 1e-36;
+        [(middle - error) as f32, (middle + error) as f32]
+    }
+}
+
+/// The rows that can be among those that are needed, rising.
+fn chosen(bounds: &[[f32; 2]], need: &Need) -> Vec<u32> {
+    let mut lower: Vec<f32> = bounds.iter().map(|bound| bound[0]).collect();
+    let (threshold, tokens) = match need {
+        Need::All => (f32::NEG_INFINITY, &[][..]),
+        Need::Top { count: 0, tokens } => (f32::INFINITY, &tokens[..]),
+        Need::Top { count, tokens } => (*lower.select_nth_unstable_by(count - 1, |a, b| b.total_cmp(a)).1, &tokens[..]),
+        Need::Within { below } => (lower.iter().copied().fold(f32::NEG_INFINITY, f32::max) - below, &[][..]),
+    };
+    let possible = (0u32..).zip(bounds).filter(|(_, bound)| bound[1] >= threshold).map(|(id, _)| id);
+    let mut ids: Vec<u32> = possible.collect();
+    if !tokens.is_empty() {
+        ids.extend(tokens.iter().filter(|id| (**id as usize) < bounds.len()));
+        ids.sort_unstable();
+        ids.dedup();
+    }
+    ids
 }
 
 impl Hidden {
@@ -201,12 +245,7 @@ impl Hidden {
 }
 
 /// Codes and what is known of some rows.
-fn copy_rows(
-    head: &Head,
-    float: &FloatKernels,
-    rows: std::ops::Range<usize>,
-    cols: usize,
-) -> Result<(Vec<i8>, Vec<Row>)> {
+fn copy_rows(head: &Head, float: &FloatKernels, rows: Range<usize>, cols: usize) -> Result<(Vec<i8>, Vec<Row>)> {
     let mut codes = vec![0i8; rows.len() * cols];
     let mut known = Vec::with_capacity(rows.len());
     let (mut weights, mut lost) = (vec![0.0f32; cols], vec![0.0f32; cols]);
@@ -250,6 +289,15 @@ mod tests {
         Arc::new(Head::Float { tensor, format: FloatFormat::F32 })
     }
 
+    /// For one state, which comes out alike beside others.
+    fn select(screen: &Arc<Screen>, isa: Isa, pool: &mut Pool, x: &[f32], need: &Need) -> Option<Vec<u32>> {
+        let [one] = &screen.select(isa, pool, x, need)[..] else { unreachable!("one state") };
+        let zeros = vec![0.0; x.len()];
+        let three = screen.select(isa, pool, &[&zeros, x, x].concat(), need);
+        assert!(three[1] == *one && three[2] == *one && three.len() == 3);
+        one.clone()
+    }
+
     /// Asserts that what is selected has all that is needed.
     fn check(weights: &[f32], x: &[f32], needs: &[Need]) {
         let (cols, n_rows) = (x.len(), weights.len() / x.len());
@@ -263,7 +311,7 @@ mod tests {
         let mut pool = Pool::new(2).unwrap();
         let screen = Arc::new(Screen::build(&head, (n_rows, cols), float, &mut pool).unwrap().unwrap());
         for need in needs {
-            let Some(ids) = screen.select(isa, &mut pool, x, need) else { continue };
+            let Some(ids) = select(&screen, isa, &mut pool, x, need) else { continue };
             assert!(ids.is_sorted() && ids.windows(2).all(|pair| pair[0] != pair[1]));
             // What must be reported as an error is always among them.
             for (id, logit) in (0u32..).zip(&logits) {
@@ -363,7 +411,7 @@ mod tests {
         let head = head(&weights, cols);
         let (isa, mut pool) = (Isa::detect(), Pool::new(1).unwrap());
         let screen = Screen::build(&head, (n_rows, cols), FloatKernels::new(isa), &mut pool).unwrap().unwrap();
-        let ids = Arc::new(screen).select(isa, &mut pool, &x, &Need::top(1)).unwrap();
+        let ids = select(&Arc::new(screen), isa, &mut pool, &x, &Need::top(1)).unwrap();
         assert!(ids.len() < n_rows / 50, "{} rows", ids.len());
         check(&weights, &x, &needs(n_rows));
     }
@@ -375,10 +423,10 @@ mod tests {
         let (isa, mut pool) = (Isa::scalar(), Pool::new(1).unwrap());
         let screen = Screen::build(&head, (2, 2), FloatKernels::new(isa), &mut pool).unwrap().unwrap();
         let screen = Arc::new(screen);
-        assert_eq!(screen.select(isa, &mut pool, &[1.0, 1.0], &Need::All), None);
-        assert_eq!(screen.select(isa, &mut pool, &[1.0, 1.0], &Need::top(2)), None);
-        assert_eq!(screen.select(isa, &mut pool, &[1.0, f32::NAN], &Need::top(1)), None);
-        assert_eq!(screen.select(isa, &mut pool, &[1.0, f32::INFINITY], &Need::top(1)), None);
-        assert_eq!(screen.select(isa, &mut pool, &[1.0, 1.0], &Need::top(1)), Some(vec![1]));
+        assert_eq!(select(&screen, isa, &mut pool, &[1.0, 1.0], &Need::All), None);
+        assert_eq!(select(&screen, isa, &mut pool, &[1.0, 1.0], &Need::top(2)), None);
+        assert_eq!(select(&screen, isa, &mut pool, &[1.0, f32::NAN], &Need::top(1)), None);
+        assert_eq!(select(&screen, isa, &mut pool, &[1.0, f32::INFINITY], &Need::top(1)), None);
+        assert_eq!(select(&screen, isa, &mut pool, &[1.0, 1.0], &Need::top(1)), Some(vec![1]));
     }
 }

@@ -9,6 +9,7 @@ use crate::scores::{Need, Scores};
 use crate::screen::Screen;
 use crate::skipped::Skipped;
 use crate::threads::Pool;
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// How many prompt tokens go through the layers at once when the caller does not say.
@@ -32,9 +33,27 @@ pub struct Session {
     partial_steps: u32,
     /// Steps to go for which the whole head is read, since the copy left too many rows.
     full_steps: u32,
+    ahead: Ahead,
     skipped: Skipped,
     /// While there is one, the parts of the work are timed.
     pub(crate) profile: Option<Profile>,
+}
+
+/// What was computed for tokens that may come after the last one.
+#[derive(Default)]
+struct Ahead {
+    tokens: VecDeque<u32>,
+    /// The hidden state after each of them, and what was made of it.
+    states: VecDeque<(Vec<f32>, Kept)>,
+}
+
+/// The logits of one hidden state.
+struct Kept {
+    /// They are at least what this needs.
+    need: Need,
+    /// Whose logits they are, if not all tokens'.
+    ids: Option<Vec<u32>>,
+    logits: Vec<f32>,
 }
 
 impl Session {
@@ -62,6 +81,7 @@ impl Session {
             chosen: None,
             partial_steps: 0,
             full_steps: 0,
+            ahead: Ahead::default(),
             skipped: Skipped::default(),
             profile: None,
             model,
@@ -112,6 +132,7 @@ impl Session {
     /// Forgets all tokens after the first `n`.
     pub fn truncate(&mut self, n: usize) {
         self.tokens.truncate(n);
+        self.ahead = Ahead::default();
         self.cache.truncate(self.tokens.len());
     }
 
@@ -171,10 +192,42 @@ impl Session {
     /// # Errors
     /// As [`Session::prefill`].
     pub fn decode_for(&mut self, token: u32, need: &Need) -> Result<Scores<'_>> {
-        self.check(&[token])?;
-        let hidden = self.forward(&[token])?;
-        self.keep_scores(hidden, need)?;
+        self.decode_with_draft(token, &[], need)
+    }
+
+    /// As [`Session::decode_for`], and computes in the same batch what would come of the tokens `draft` after it.
+    ///
+    /// They are no part of the sequence: [`Session::tokens`] and [`Session::position`] do not count them. If the
+    /// tokens fed next, one at a time, are those of the draft, their logits are there already; else what was
+    /// computed for them is forgotten. While it is kept, `draft` is not looked at.
+    ///
+    /// # Errors
+    /// As [`Session::prefill`], and a draft that does not fit behind the token.
+    pub fn decode_with_draft(&mut self, token: u32, draft: &[u32], need: &Need) -> Result<Scores<'_>> {
+        let kept = if let Some((hidden, kept)) = self.foresees(token).then(|| self.ahead.states.pop_front()).flatten() {
+            self.ahead.tokens.pop_front();
+            self.tokens.push(token);
+            if kept.need.covers(need) { kept } else { self.scores_of(&hidden, need)?.swap_remove(0) }
+        } else {
+            let batch: Vec<u32> = [&[token], draft].concat();
+            self.check(&batch)?;
+            let hidden = self.forward(&batch)?;
+            self.tokens.truncate(self.tokens.len() - draft.len());
+            let states = hidden.chunks_exact(self.model.config.hidden).map(<[f32]>::to_vec);
+            let mut states: VecDeque<_> = states.zip(self.scores_of(&hidden, need)?).collect();
+            let first = states.pop_front();
+            self.ahead = Ahead { tokens: draft.iter().copied().collect(), states };
+            first.expect("a state for each token").1
+        };
+        (self.chosen, self.logits) = (kept.ids, kept.logits);
+        // Logits of a draft are looked at only when their turn comes, so that an error does not depend on it.
+        finite(&self.logits, self.tokens.len() - 1)?;
         Ok(self.scores())
+    }
+
+    /// Whether what follows `token` is known already.
+    pub(crate) fn foresees(&self, token: u32) -> bool {
+        self.ahead.tokens.front() == Some(&token)
     }
 
     /// What the last step gave: the logits after the last token fed.
@@ -244,6 +297,9 @@ impl Session {
     /// Feeds acceptable tokens; returns the hidden states `[token][hidden]` after the last layer.
     fn forward(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
         let position = self.tokens.len();
+        if !self.ahead.tokens.is_empty() {
+            self.truncate(position);
+        }
         let hidden = match self.profile.take() {
             None => self.step(&mut Off).layers(tokens, position),
             Some(mut profile) => {
@@ -268,23 +324,22 @@ impl Session {
         }
     }
 
-    /// Keeps at least the logits that are needed after one hidden state.
-    fn keep_scores(&mut self, hidden: Vec<f32>, need: &Need) -> Result<()> {
+    /// At least the logits that are needed after each of some hidden states.
+    fn scores_of(&mut self, hidden: &[f32], need: &Need) -> Result<Vec<Kept>> {
         let screen = self.screen(need)?;
-        let (ids, logits) = match self.profile.take() {
-            None => needed_logits(self.step(&mut Off), hidden, screen.as_ref(), need),
+        let scores = match self.profile.take() {
+            None => needed_logits(self.step(&mut Off), hidden.to_vec(), screen.as_ref(), need),
             Some(mut profile) => {
-                let scores = needed_logits(self.step(&mut profile), hidden, screen.as_ref(), need);
+                let scores = needed_logits(self.step(&mut profile), hidden.to_vec(), screen.as_ref(), need);
                 self.profile = Some(profile);
                 scores
             }
         };
-        if ids.as_ref().is_some_and(|ids| ids.len() > self.model.config.vocab_size / 2) {
+        let most = self.model.config.vocab_size / 2;
+        if scores.iter().any(|(ids, _)| ids.as_ref().is_some_and(|ids| ids.len() > most)) {
             self.full_steps = FULL_STEPS;
         }
-        self.chosen = ids;
-        self.logits = logits;
-        finite(&self.logits, self.tokens.len() - 1)
+        Ok(scores.into_iter().map(|(ids, logits)| Kept { need: need.clone(), ids, logits }).collect())
     }
 
     /// The head's 8-bit copy, if it is of use for this step.
@@ -330,18 +385,26 @@ fn all_logits<O: Observer>(mut step: Forward<'_, O>, hidden: Vec<f32>, n_tokens:
     step.logits(hidden, n_tokens)
 }
 
-/// At least the logits that are needed, and whose they are if not all tokens'.
+/// Of each hidden state at least the logits that are needed, and whose they are if not all tokens'.
 fn needed_logits<O: Observer>(
     mut step: Forward<'_, O>,
     hidden: Vec<f32>,
     screen: Option<&Arc<Screen>>,
     need: &Need,
-) -> (Option<Vec<u32>>, Vec<f32>) {
+) -> Vec<(Option<Vec<u32>>, Vec<f32>)> {
     let hidden = step.output_norm(hidden);
-    match screen.and_then(|screen| step.chosen_logits(screen, &hidden, need)) {
-        Some((ids, logits)) => (Some(ids), logits),
-        None => (None, step.logits(hidden, 1)),
+    let (width, vocab) = (step.model.config.hidden, step.model.config.vocab_size);
+    let n = hidden.len() / width;
+    let chosen = screen.map(|screen| step.chosen_logits(screen, &hidden, need)).unwrap_or_default();
+    if chosen.iter().all(Option::is_none) {
+        return step.logits(hidden, n).chunks(vocab).map(|logits| (None, logits.to_vec())).collect();
     }
+    let states = chosen.into_iter().zip(hidden.chunks_exact(width));
+    let scores = states.map(|(chosen, state)| match chosen {
+        Some((ids, logits)) => (Some(ids), logits),
+        None => (None, step.logits(state.to_vec(), 1)),
+    });
+    scores.collect()
 }
 
 fn chunk_or_default(chunk: usize) -> usize {

@@ -4,8 +4,10 @@
 //! `TRITONE_EMULATED=1` takes fewer combinations, for an emulated processor.
 
 use std::path::PathBuf;
+use tritone_runtime::generate::{GenerateOptions, Generation, Speculation};
 use tritone_runtime::isa::{Detected, Isa, Level};
 use tritone_runtime::model::{LayoutChoice, LoadOptions, Model, Source};
+use tritone_runtime::sampler::SamplerConfig;
 
 /// Enough for GEMM when it is fed whole.
 const PROMPT: usize = 100;
@@ -25,7 +27,7 @@ fn prompt(vocab: usize) -> Vec<u32> {
 }
 
 /// The bits of the logits of all positions and the tokens that follow from them, folded into one
-/// number (FNV-1a).
+/// number (FNV-1a). Checks that guessing ahead leads to the same tokens and logits.
 fn fingerprint(model: &Model, chunk: usize) -> u64 {
     let mut hash = 0xcbf2_9ce4_8422_2325u64;
     let mut fold = |bytes: [u8; 4]| {
@@ -38,12 +40,28 @@ fn fingerprint(model: &Model, chunk: usize) -> u64 {
     session
         .prefill_all(&tokens, chunk, &mut |_, logits| logits.iter().for_each(|logit| fold(logit.to_le_bytes())))
         .unwrap();
+    let mut greedy = Vec::new();
     for _ in 0..GREEDY {
         let logits = session.logits();
         let best = (0..logits.len()).rev().max_by(|a, b| logits[*a].total_cmp(&logits[*b])).unwrap() as u32;
+        greedy.push(best);
         fold(best.to_le_bytes());
         session.decode(best).unwrap().iter().for_each(|logit| fold(logit.to_le_bytes()));
     }
+    let mut speculative = model.session(None).unwrap();
+    let options = GenerateOptions {
+        max_tokens: Some(GREEDY),
+        sampler: SamplerConfig { temperature: 0.0, ..SamplerConfig::default() },
+        ignore_eos: true,
+        chunk,
+        speculation: Speculation::Always,
+        ..GenerateOptions::default()
+    };
+    let generation = Generation::new(&mut speculative, &tokens, &options).unwrap();
+    let guessed: Vec<u32> = generation.map(|piece| piece.unwrap().id).collect();
+    assert_eq!(guessed, greedy);
+    let bits = |logits: &[f32]| logits.iter().map(|logit| logit.to_bits()).collect::<Vec<_>>();
+    assert!(bits(speculative.decode(greedy[GREEDY - 1]).unwrap()) == bits(session.logits()));
     hash
 }
 

@@ -188,15 +188,15 @@ fn measure_all(
 
         bar.set_message(format!("{n_threads} threads: new processes"));
         let cold = cold::measure(args, path, n_threads, &plan, watch, bar)?;
-        bar.set_message(format!("{n_threads} threads: the machine"));
-        let (of_machine, its_bar) = (model.clone(), bar.clone());
-        let ceilings = watched(watch, move || ceilings::measure(&of_machine, &its_bar))?;
         bar.set_message(format!("{n_threads} threads: speed"));
         let context = plan.mean_context();
         let (measured, its_bar) = (model.clone(), bar.clone());
         let speeds = watched(watch, move || measure::measure(&measured, &plan, &its_bar))?;
+        // After decoding, which may have made a copy of the output head: it counts as weights.
+        bar.set_message(format!("{n_threads} threads: the machine"));
+        let (of_machine, its_bar) = (model.clone(), bar.clone());
+        let ceilings = watched(watch, move || ceilings::measure(&of_machine, &its_bar))?;
         let token_bytes = model.bytes_per_token(context, speeds.density);
-        // With the head's copy, which decoding made.
         report.weight_bytes = model.weight_bytes();
         report.runs.push(Run { threads: n_threads, cold, ceilings, speeds, token_bytes });
     }

@@ -1,7 +1,7 @@
 //! `tritone chat`: a conversation, in a terminal or through pipes.
 
-use crate::args::{ModelArgs, SamplingArgs};
-use crate::commands::run::{random_seed, skipped, speed};
+use crate::args::{ModelArgs, SamplingArgs, SpeculationArgs};
+use crate::commands::run::{random_seed, skipped, speculation, speed};
 use crate::failure::{Result, Stop};
 use crate::interrupt::{self, Watch};
 use crate::load;
@@ -29,6 +29,8 @@ pub struct ChatArgs {
     model: ModelArgs,
     #[command(flatten)]
     sampling: SamplingArgs,
+    #[command(flatten)]
+    speculation: SpeculationArgs,
     /// The role of the model
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
@@ -205,6 +207,7 @@ impl Chat<'_> {
             ignore_eos: false,
             chunk: self.args.model.chunk,
             logprobs: false,
+            speculation: self.args.speculation.choice(),
         };
         let watch = Watch::start();
         let mut generation = Generation::new(&mut self.session, &ids[same..], &options)?;
@@ -226,6 +229,7 @@ impl Chat<'_> {
         }
         if self.args.model.verbose {
             note(speed(&generation.stats(), &self.model));
+            note(speculation(&generation.stats()));
             if let Some(sentence) = skipped(self.session.skipped().density()) {
                 note(sentence);
             }

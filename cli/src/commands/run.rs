@@ -1,6 +1,6 @@
 //! `tritone run`: continues a text, or tells a story.
 
-use crate::args::{ModelArgs, SamplingArgs, TextArgs};
+use crate::args::{ModelArgs, SamplingArgs, SpeculationArgs, TextArgs};
 use crate::failure::{Result, Stop};
 use crate::interrupt::{self, Watch};
 use crate::load;
@@ -40,6 +40,8 @@ pub struct RunArgs {
     /// Go on after the token that ends a text
     #[arg(long)]
     ignore_eos: bool,
+    #[command(flatten)]
+    speculation: SpeculationArgs,
     /// One JSON object per token and a last one that sums up
     #[arg(long)]
     json: bool,
@@ -67,6 +69,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
         ignore_eos: args.ignore_eos,
         chunk: args.model.chunk,
         logprobs: args.json,
+        speculation: args.speculation.choice(),
     };
     let mut session = model.session(args.model.context)?;
     let mut generation = Generation::new(&mut session, &ids, &options)?;
@@ -100,6 +103,9 @@ pub fn run(args: &RunArgs) -> Result<()> {
     if !args.model.quiet {
         note(speed(&stats, &model));
     }
+    if args.model.verbose {
+        note(speculation(&stats));
+    }
     if args.model.verbose
         && let Some(sentence) = skipped(session.skipped().density())
     {
@@ -131,6 +137,14 @@ pub fn speed(stats: &Stats, model: &Model) -> String {
     )
 }
 
+/// How guesses at tokens went.
+pub fn speculation(stats: &Stats) -> String {
+    format!(
+        "speculation: {} of {} drafted tokens accepted, {} steps",
+        stats.accepted_tokens, stats.drafted_tokens, stats.steps
+    )
+}
+
 /// A seed that nobody chose; short enough to be typed.
 pub fn random_seed() -> u64 {
     // The standard library keys its hash maps from the system's random numbers.
@@ -146,6 +160,9 @@ fn summary(stats: &Stats, finish: Option<&str>, seed: u64, model: &Model) -> ser
         "prompt_tokens_per_second": rate(stats.prompt_tokens, stats.prompt_seconds),
         "generated_tokens": stats.generated_tokens,
         "generated_tokens_per_second": rate(stats.generated_tokens, stats.generated_seconds),
+        "steps": stats.steps,
+        "drafted_tokens": stats.drafted_tokens,
+        "accepted_tokens": stats.accepted_tokens,
         "load_seconds": model.load_seconds(),
         "isa": model.isa().level().name(),
         "gemv_kernel": model.gemv_kernel(),
