@@ -10,7 +10,7 @@ use crate::kernel::{Family, Kernel, Operation};
 use crate::{gemm, gemv};
 
 macro_rules! gemv {
-    ($name:literal, $layout:ident, $family:ident, $level:ident, $($module:ident)::+ $(, prepare: $($preparer:ident)::+)?) => {
+    ($name:literal, $layout:ident, $family:ident, $level:ident, $($module:ident)::+ $(, prepare: $($preparer:ident)::+)? $(, row: $row:path)?) => {
         Kernel {
             name: $name,
             layout: Layout::$layout,
@@ -21,8 +21,11 @@ macro_rules! gemv {
             prepare: gemv!(@prepare $($module)::+ $(, $($preparer)::+)?; prepare),
             run: gemv::$($module)::+::run,
             run_rows: gemv!(@rows $layout, $($module)::+),
+            run_row: gemv!(@row $($row)?),
         }
     };
+    (@row) => { None };
+    (@row $row:path) => { Some($row) };
     (@rows I2S, $($module:ident)::+) => { Some(gemv::$($module)::+::run_rows) };
     (@rows $layout:ident, $($module:ident)::+) => { None };
     (@prepare $($module:ident)::+; $function:ident) => { gemv::$($module)::+::$function };
@@ -41,6 +44,7 @@ macro_rules! gemm {
             prepare: gemm::$module::prepare,
             run: gemm::$module::run,
             run_rows: None,
+            run_row: None,
         }
     };
 }
@@ -57,6 +61,7 @@ macro_rules! skip_columns {
             prepare: gemv::c2::prepare,
             run: gemv::c2::$module::run,
             run_rows: None,
+            run_row: None,
         }
     };
 }
@@ -83,7 +88,7 @@ static KERNELS: &[Kernel] = &[
     #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
     gemv!("gemv-i2s-avx512", I2S, MultiplyAdd, Avx512, i2s::avx512),
     #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
-    gemv!("gemv-i2s-avx2", I2S, MultiplyAdd, Avx2, i2s::avx2, prepare: i2s::scalar),
+    gemv!("gemv-i2s-avx2", I2S, MultiplyAdd, Avx2, i2s::avx2, prepare: i2s::scalar, row: gemv::i2s::avx2::run_row),
     #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
     gemv!("gemv-i2s-neon-dotprod", I2S, MultiplyAdd, NeonDotprod, i2s::neon_dotprod, prepare: i2s::scalar),
     #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]

@@ -3,24 +3,33 @@
 //! With relu^2 an element is 0 wherever its gate is not positive, whatever up is
 //! ([`tritone_kernels::float::FloatKernels::relu2_gate`] is defined so). For a single token each work item computes some
 //! rows of the gate and then only those rows of up whose gate is positive: no approximation, a
-//! fraction of up's bytes, and no barrier between the two.
+//! fraction of up's bytes, and no barrier between the two. For several tokens all gates come first, and then each row of
+//! up is multiplied with the tokens whose gate is positive there: a fraction of the work.
 
 use crate::config::Activation;
 use crate::forward::{Forward, items};
-use crate::linear::Linear;
+use crate::linear::{Linear, PreparedInput};
 use crate::profile::{Observer, Part};
 use crate::weights::Layer;
 use std::ops::Range;
 use std::sync::Arc;
+use tritone_kernels::kernel::Operation;
+
+/// Rows of up that one work item multiplies with several tokens.
+const PAIR_ROWS: usize = 64;
 
 impl<O: Observer> Forward<'_, O> {
     /// What down takes: `[token][ffn]`, from `x` before the block's norm.
     pub(crate) fn gated(&mut self, layer: &Layer, x: Vec<f32>) -> Vec<f32> {
         let (gate, up) = (&layer.gate, &layer.up);
         let n = x.len() / gate.cols();
-        let (inputs, which) = self.prepare_all([gate, up], x, Some(&layer.ffn_norm));
         let activation = self.model.config.activation;
-        if n == 1 && activation == Activation::ReluSquared && up.skips_rows() {
+        let skips = activation == Activation::ReluSquared && up.skips_rows();
+        if skips && n > 1 {
+            return self.gated_pairs(layer, x);
+        }
+        let (inputs, which) = self.prepare_all([gate, up], x, Some(&layer.ffn_norm));
+        if skips {
             return self.gated_rows(gate, up, inputs, which);
         }
         let [gate, up] = self.product([gate, up], inputs, which);
@@ -40,7 +49,7 @@ impl<O: Observer> Forward<'_, O> {
         &mut self,
         gate: &Arc<Linear>,
         up: &Arc<Linear>,
-        inputs: Vec<crate::linear::PreparedInput>,
+        inputs: Vec<PreparedInput>,
         which: [usize; 2],
     ) -> Vec<f32> {
         let rows = gate.rows();
@@ -86,6 +95,52 @@ impl<O: Observer> Forward<'_, O> {
         self.skipped.rows(gates.iter().filter(|gate| **gate > 0.0).count(), rows);
         self.observer.lap(Part::GateUp);
         self.observer.gates(&gates);
+        gated
+    }
+
+    /// The same for several tokens: only the pairs of a row of up and a token whose gate is positive are
+    /// multiplied.
+    fn gated_pairs(&mut self, layer: &Layer, x: Vec<f32>) -> Vec<f32> {
+        let (up, norm) = (&layer.up, Some(&layer.ffn_norm));
+        let n = x.len() / up.cols();
+        let input = self.prepare(x.clone(), norm, up, Operation::Gemv);
+        let [gate] = self.project([&layer.gate], x, norm);
+        self.observer.lap(Part::GateUp);
+        let rows = up.rows();
+        let mut gated = vec![0.0; gate.len()];
+        let (_, _, gate, _) = self.pool.run(
+            (Arc::clone(self.model), Arc::clone(up), gate, input),
+            rows.div_ceil(PAIR_ROWS),
+            1,
+            move |(model, up, gate, input), items, out: &mut Vec<f32>| {
+                let (mut wanted, mut products) = (Vec::new(), Vec::new());
+                for item in items {
+                    let some = item * PAIR_ROWS..((item + 1) * PAIR_ROWS).min(rows);
+                    let mut ups = vec![0.0; n * some.len()];
+                    for (i, row) in some.clone().enumerate() {
+                        wanted.clear();
+                        wanted.extend((0..n).filter(|token| gate[token * rows + row] > 0.0).map(|token| token as u32));
+                        up.row_products_for(row as u32, &wanted, input, &mut products);
+                        for (token, product) in wanted.iter().zip(&products) {
+                            ups[*token as usize * some.len() + i] = *product;
+                        }
+                    }
+                    for (token, ups) in ups.chunks_exact(some.len()).enumerate() {
+                        let start = out.len();
+                        out.resize(start + some.len(), 0.0);
+                        model.float.relu2_gate(&gate[token * rows..][some.clone()], ups, &mut out[start..]);
+                    }
+                }
+            },
+            |items, values| {
+                let some = items.start * PAIR_ROWS..(items.end * PAIR_ROWS).min(rows);
+                for (token, part) in values.chunks_exact(some.len()).enumerate() {
+                    gated[token * rows..][some.clone()].copy_from_slice(part);
+                }
+            },
+        );
+        self.observer.lap(Part::GateUp);
+        self.observer.gates(&gate);
         gated
     }
 }

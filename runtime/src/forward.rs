@@ -7,7 +7,7 @@
 use crate::config::{Config, RopeStyle};
 use crate::error::Result;
 use crate::kv_cache::KvCache;
-use crate::linear::{Linear, PreparedInput};
+use crate::linear::{Linear, PreparedInput, operation};
 use crate::model::Inner;
 use crate::profile::{Observer, Part};
 use crate::skipped::Skipped;
@@ -15,6 +15,7 @@ use crate::threads::Pool;
 use std::ops::Range;
 use std::sync::Arc;
 use tritone_kernels::float::{self, FloatKernels};
+use tritone_kernels::kernel::Operation;
 
 /// Cosines and sines of the positions used so far, `[position][rope_dim / 2]`.
 pub(crate) struct RopeTables {
@@ -144,14 +145,22 @@ impl<O: Observer> Forward<'_, O> {
                 distinct.len() - 1
             });
         }
-        (distinct.into_iter().map(|linear| self.prepare(x.clone(), norm, linear)).collect(), which)
+        let operation = operation(x.len() / linears[0].cols());
+        let inputs = distinct.into_iter().map(|linear| self.prepare(x.clone(), norm, linear, operation));
+        (inputs.collect(), which)
     }
 
     /// Norms (if `norm` is given), quantises and prepares each row of `x` for `linear` and for all
     /// matrices that share its input.
-    fn prepare(&mut self, x: Vec<f32>, norm: Option<&Arc<[f32]>>, linear: &Arc<Linear>) -> PreparedInput {
+    pub(crate) fn prepare(
+        &mut self,
+        x: Vec<f32>,
+        norm: Option<&Arc<[f32]>>,
+        linear: &Arc<Linear>,
+        operation: Operation,
+    ) -> PreparedInput {
         let (n, cols) = (x.len() / linear.cols(), linear.cols());
-        let mut prepared = PreparedInput::new(linear, n);
+        let mut prepared = PreparedInput::new(linear, n, operation);
         let eps = self.model.config.rms_eps;
         let input = (Arc::clone(self.model), Arc::clone(linear), norm.cloned(), x);
         let (mut norm_nanos, mut quantise_nanos, mut n_nonzero) = (0, 0, 0);
@@ -169,7 +178,7 @@ impl<O: Observer> Forward<'_, O> {
                     });
                     let norm_nanos = O::nanos_since(began);
                     let began = O::now();
-                    let vector = linear.prepare_vector(&model.float, normed.as_deref().unwrap_or(row), n);
+                    let vector = linear.prepare_vector(&model.float, normed.as_deref().unwrap_or(row), operation);
                     out.push((vector, norm_nanos, O::nanos_since(began)));
                 }
             },

@@ -70,8 +70,7 @@ pub(crate) struct PreparedInput {
 
 impl PreparedInput {
     /// Room for `n_vectors` vectors for `linear`.
-    pub(crate) fn new(linear: &Linear, n_vectors: usize) -> PreparedInput {
-        let operation = operation(n_vectors);
+    pub(crate) fn new(linear: &Linear, n_vectors: usize, operation: Operation) -> PreparedInput {
         PreparedInput {
             operation,
             n_vectors,
@@ -95,7 +94,8 @@ impl PreparedInput {
     }
 }
 
-fn operation(n_vectors: usize) -> Operation {
+/// What multiplies so many vectors fastest.
+pub(crate) fn operation(n_vectors: usize) -> Operation {
     if n_vectors < GEMM_FROM { Operation::Gemv } else { Operation::Gemm }
 }
 
@@ -258,9 +258,8 @@ impl Linear {
         }
     }
 
-    /// Quantises one vector that is to be multiplied together with `n_vectors - 1` others.
-    pub(crate) fn prepare_vector(&self, float: &FloatKernels, x: &[f32], n_vectors: usize) -> PreparedVector {
-        let operation = operation(n_vectors);
+    /// Quantises one vector and brings it into the form of an operation.
+    pub(crate) fn prepare_vector(&self, float: &FloatKernels, x: &[f32], operation: Operation) -> PreparedVector {
         let mut codes = vec![0i8; x.len()];
         let mut scales = vec![0.0; self.activation_scales()];
         activations::quantize(float, x, self.activation_block, &mut codes, &mut scales);
@@ -303,6 +302,28 @@ impl Linear {
             self.plan.row_sums(self.data(), rows, &input.lines, sums);
             out.resize(rows.len(), 0.0);
             MatrixPlan::scale_rows(sums, scale, input.scales[0], out);
+        });
+    }
+}
+
+impl Linear {
+    /// The results of one row for some of the vectors of `input`, which is prepared for [`Operation::Gemv`]. `out` is
+    /// overwritten.
+    ///
+    /// # Panics
+    /// Not [`Linear::skips_rows`], or the row or a vector does not exist.
+    pub(crate) fn row_products_for(&self, row: u32, wanted: &[u32], input: &PreparedInput, out: &mut Vec<f32>) {
+        let OwnedScales::Tensor(scale) = self.scales else {
+            unreachable!("layouts with rows of their own have one scale")
+        };
+        SUMS.with_borrow_mut(|sums| {
+            sums.resize(wanted.len(), 0);
+            self.plan.row_sums_for(self.data(), row, &input.lines, input.n_vectors, wanted, sums);
+            out.resize(wanted.len(), 0.0);
+            for ((out, sum), v) in out.iter_mut().zip(&*sums).zip(wanted) {
+                let activation_scale = input.scales[*v as usize];
+                MatrixPlan::scale_rows(&[*sum], scale, activation_scale, std::slice::from_mut(out));
+            }
         });
     }
 }

@@ -7,7 +7,7 @@
 use std::hint::black_box;
 use std::process::ExitCode;
 use std::time::Instant;
-use tritone_benches::{LARGE, Place, Product};
+use tritone_benches::{LARGE, MEMORY, Place, Product};
 use tritone_kernels::isa::Level;
 use tritone_kernels::kernel::Operation;
 use tritone_kernels::testing::runnable_kernels;
@@ -33,6 +33,7 @@ fn main() -> ExitCode {
         }
     };
     println!("{} x {}, median of {rounds} rounds, one core\n", shape.0, shape.1);
+    println!("This core reads {} MiB at {:.1} GB/s.\n", MEMORY >> 20, read_bandwidth(rounds.min(21)) / 1e9);
     println!("| kernel | vectors | weights in | us | GB/s of weights | GMAC/s |");
     println!("|---|---:|---|---:|---:|---:|");
     compare(shape, rounds, Operation::Gemv, 1, Place::Cache);
@@ -45,6 +46,28 @@ fn main() -> ExitCode {
         }
     }
     ExitCode::SUCCESS
+}
+
+/// Bytes per second of a plain pass over memory that no cache holds, the median: what a product from memory can
+/// reach at most.
+fn read_bandwidth(rounds: usize) -> f64 {
+    let memory = vec![1u64; MEMORY / size_of::<u64>()];
+    let mut rates: Vec<f64> = (0..rounds)
+        .map(|_| {
+            let start = Instant::now();
+            // Many sums side by side, so that no addition waits for the one before.
+            let mut sums = [0u64; 16];
+            for part in black_box(&memory).as_chunks::<16>().0 {
+                for (sum, x) in sums.iter_mut().zip(part) {
+                    *sum ^= x;
+                }
+            }
+            black_box(sums);
+            MEMORY as f64 / start.elapsed().as_secs_f64()
+        })
+        .collect();
+    rates.sort_by(f64::total_cmp);
+    rates[rounds / 2]
 }
 
 fn compare(shape: (usize, usize), rounds: usize, operation: Operation, n_vectors: usize, place: Place) {

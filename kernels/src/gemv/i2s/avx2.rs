@@ -181,3 +181,71 @@ pub(crate) fn run_rows(geometry: &Geometry, data: &[u8], rows: &[u32], prepared:
         *sum = products - total;
     }
 }
+
+/// See [`crate::kernel::RunRowFn`]. The row's codes are unpacked once for four vectors.
+#[target_feature(enable = "avx2")]
+pub(crate) fn run_row(
+    geometry: &Geometry,
+    data: &[u8],
+    row: u32,
+    prepared: &[Line],
+    n_vectors: usize,
+    wanted: &[u32],
+    out: &mut [i32],
+) {
+    let row = row_bytes(geometry, data, row);
+    let prepared = |v: &u32| blocks(vector(prepared, n_vectors, *v as usize), geometry.cols);
+    let (fours, rest) = wanted.as_chunks::<TOGETHER>();
+    let (sums, sums_rest) = out.as_chunks_mut::<TOGETHER>();
+    for (four, sums) in fours.iter().zip(sums) {
+        let [a, b, c, d] = four.each_ref().map(prepared);
+        let products = vector_sums(row, [a.0, b.0, c.0, d.0]);
+        *sums = [products[0] - a.1, products[1] - b.1, products[2] - c.1, products[3] - d.1];
+    }
+    for (v, sum) in rest.iter().zip(sums_rest) {
+        let (activations, total) = prepared(v);
+        let [products] = vector_sums(row, [activations]);
+        *sum = products - total;
+    }
+}
+
+/// Sums of one row with `N` vectors of one length, code times activation. The bounds are those of [`row_sums`].
+#[inline]
+#[target_feature(enable = "avx2")]
+fn vector_sums<const N: usize>(row: &[u8], vectors: [&[[u8; BLOCK]]; N]) -> [i32; N] {
+    let (ones, three) = (_mm256_set1_epi16(1), _mm256_set1_epi8(3));
+    let mut sums = [_mm256_setzero_si256(); N];
+    for (part, row) in row.as_chunks::<32>().0.chunks(BLOCKS_PER_WIDENING).enumerate() {
+        let start = part * BLOCKS_PER_WIDENING;
+        let mut parts: [&[[u8; BLOCK]]; N] = [&[]; N];
+        for (part, vector) in parts.iter_mut().zip(vectors) {
+            *part = &vector[start..start + row.len()];
+        }
+        let mut narrow = [_mm256_setzero_si256(); N];
+        for (block, bytes) in row.iter().enumerate() {
+            let bytes = load(bytes);
+            let codes = [
+                _mm256_and_si256(_mm256_srli_epi16::<6>(bytes), three),
+                _mm256_and_si256(_mm256_srli_epi16::<4>(bytes), three),
+                _mm256_and_si256(_mm256_srli_epi16::<2>(bytes), three),
+                _mm256_and_si256(bytes, three),
+            ];
+            for i in 0..N {
+                let (quarters, _) = parts[i][block].as_chunks::<32>();
+                let p = _mm256_add_epi16(
+                    _mm256_maddubs_epi16(codes[0], load(&quarters[0])),
+                    _mm256_maddubs_epi16(codes[1], load(&quarters[1])),
+                );
+                let q = _mm256_add_epi16(
+                    _mm256_maddubs_epi16(codes[2], load(&quarters[2])),
+                    _mm256_maddubs_epi16(codes[3], load(&quarters[3])),
+                );
+                narrow[i] = _mm256_add_epi16(narrow[i], _mm256_add_epi16(p, q));
+            }
+        }
+        for i in 0..N {
+            sums[i] = _mm256_add_epi32(sums[i], _mm256_madd_epi16(narrow[i], ones));
+        }
+    }
+    core::array::from_fn(|i| horizontal_sum(sums[i]))
+}
