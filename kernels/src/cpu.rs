@@ -3,6 +3,9 @@
 //! Reading the registers and decoding them are apart, so that the decoding is tested on hand-made
 //! dumps. Facts from the Intel SDM, volume 2A (CPUID), and the Linux `HWCAP` definitions.
 
+#[cfg(all(target_arch = "x86_64", target_feature = "sse2", not(miri)))]
+mod amx;
+
 /// A set of instruction-set features.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Features(u32);
@@ -24,6 +27,8 @@ impl Features {
     pub const NEON: Features = Features(1 << 5);
     /// `sdot`.
     pub const DOTPROD: Features = Features(1 << 6);
+    /// AMX-TILE and AMX-INT8, with the permission to use them ([`request_amx`]).
+    pub const AMX: Features = Features(1 << 7);
 
     /// All features of both sets.
     #[must_use]
@@ -68,10 +73,14 @@ pub struct Registers {
     pub leaf7_ebx: u32,
     /// ECX of leaf 7, subleaf 0.
     pub leaf7_ecx: u32,
+    /// EDX of leaf 7, subleaf 0.
+    pub leaf7_edx: u32,
     /// EAX of leaf 7, subleaf 1; 0 if there is no such subleaf.
     pub leaf7_1_eax: u32,
     /// Low half of XCR0; 0 unless OSXSAVE (bit 27 of leaf 1's ECX) is set.
     pub xcr0: u32,
+    /// Whether the system lets this process use tiles of AMX.
+    pub tiles_permitted: bool,
 }
 
 impl Registers {
@@ -86,9 +95,12 @@ impl Registers {
         const AVX512_VBMI: u32 = 1 << 1;
         const AVX512_VNNI: u32 = 1 << 11;
         const AVX_VNNI: u32 = 1 << 4;
+        const AMX_TILE_INT8: u32 = 1 << 24 | 1 << 25;
         // XMM and YMM state; with opmask, upper halves of ZMM 0-15, and ZMM 16-31.
         const YMM: u32 = 0b110;
         const ZMM: u32 = 0b1110_0110;
+        // Shapes of tiles and their contents.
+        const TILES: u32 = 1 << 17 | 1 << 18;
 
         let has = |register: u32, bits: u32| register & bits == bits;
         let mut features = Features::NONE;
@@ -106,6 +118,9 @@ impl Registers {
             }
             if has(self.leaf7_ecx, AVX512_VBMI) {
                 features = features.union(Features::AVX512_VBMI);
+            }
+            if self.tiles_permitted && has(self.xcr0, TILES) && has(self.leaf7_edx, AMX_TILE_INT8) {
+                features = features.union(Features::AMX);
             }
         }
         features
@@ -130,7 +145,27 @@ fn detect() -> Features {
         // SAFETY: register 0 exists wherever xgetbv does, and the caller vouches for that.
         unsafe { _xgetbv(0) as u32 }
     }
-    Registers { leaf1_ecx: leaf1.ecx, leaf7_ebx: leaf7.ebx, leaf7_ecx: leaf7.ecx, leaf7_1_eax, xcr0 }.features()
+    let registers = Registers {
+        leaf1_ecx: leaf1.ecx,
+        leaf7_ebx: leaf7.ebx,
+        leaf7_ecx: leaf7.ecx,
+        leaf7_edx: leaf7.edx,
+        leaf7_1_eax,
+        xcr0,
+        tiles_permitted: amx::permitted(),
+    };
+    registers.features()
+}
+
+/// Asks the system for the permission to use AMX, which Linux gives to a whole process and to the threads it starts;
+/// [`Features::detect`] tells of AMX only after that. Asking again changes nothing.
+///
+/// Returns whether the permission is there. It never is on other systems and processors.
+pub fn request_amx() -> bool {
+    #[cfg(all(target_arch = "x86_64", target_feature = "sse2", not(miri)))]
+    return amx::request();
+    #[cfg(not(all(target_arch = "x86_64", target_feature = "sse2", not(miri))))]
+    false
 }
 
 // Under Miri there is no cpuid; what the code was compiled for is what there is.
@@ -189,8 +224,10 @@ mod tests {
         leaf1_ecx: 0x7ed8_320b | 1 << 27,
         leaf7_ebx: 0x219c_97a9,
         leaf7_ecx: 0x0040_0600,
+        leaf7_edx: 0,
         leaf7_1_eax: 0,
         xcr0: 0x207,
+        tiles_permitted: false,
     };
 
     #[test]
@@ -220,6 +257,35 @@ mod tests {
         registers.xcr0 = 0x2e7;
         registers.leaf1_ecx &= !(1 << 27);
         assert_eq!(registers.features(), Features::NONE);
+    }
+
+    #[test]
+    fn amx_needs_its_bits_the_system_and_the_permission() {
+        let registers = Registers {
+            leaf7_ebx: ZEN3.leaf7_ebx | 1 << 16 | 1 << 17 | 1 << 30 | 1 << 31,
+            leaf7_ecx: 1 << 1 | 1 << 11,
+            leaf7_edx: 1 << 24 | 1 << 25,
+            xcr0: 0x0006_02e7,
+            tiles_permitted: true,
+            ..ZEN3
+        };
+        assert!(registers.features().contains(Features::AMX));
+        for lacking in [
+            Registers { leaf7_edx: 1 << 24, ..registers },
+            Registers { leaf7_edx: 1 << 25, ..registers },
+            Registers { xcr0: 0x0002_02e7, ..registers },
+            Registers { xcr0: 0x0006_0007, ..registers },
+            Registers { tiles_permitted: false, ..registers },
+        ] {
+            assert!(!lacking.features().contains(Features::AMX), "{lacking:x?}");
+        }
+    }
+
+    #[test]
+    fn what_was_requested_is_detected() {
+        let granted = request_amx();
+        assert_eq!(granted, request_amx());
+        assert!(granted || !Features::detect().contains(Features::AMX));
     }
 
     #[test]

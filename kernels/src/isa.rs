@@ -20,6 +20,8 @@ pub enum Level {
     Avx512Vnni,
     /// AVX-512 with `vpdpbusd` and `vpermi2b`.
     Avx512Vbmi,
+    /// All of that with tiles of AMX-INT8, once [`crate::cpu::request_amx`] has asked for them.
+    Amx,
     /// Advanced SIMD of AArch64.
     Neon,
     /// Advanced SIMD with `sdot`.
@@ -28,13 +30,14 @@ pub enum Level {
 
 impl Level {
     /// All levels, lowest first within each processor family.
-    pub const ALL: [Level; 8] = [
+    pub const ALL: [Level; 9] = [
         Level::Scalar,
         Level::Avx2,
         Level::AvxVnni,
         Level::Avx512,
         Level::Avx512Vnni,
         Level::Avx512Vbmi,
+        Level::Amx,
         Level::Neon,
         Level::NeonDotprod,
     ];
@@ -49,6 +52,7 @@ impl Level {
             Level::Avx512 => Features::AVX2.union(Features::AVX512),
             Level::Avx512Vnni => Level::Avx512.features().union(Features::AVX512_VNNI),
             Level::Avx512Vbmi => Level::Avx512Vnni.features().union(Features::AVX512_VBMI),
+            Level::Amx => Level::Avx512Vbmi.features().union(Features::AMX),
             Level::Neon => Features::NEON,
             Level::NeonDotprod => Features::NEON.union(Features::DOTPROD),
         }
@@ -64,6 +68,7 @@ impl Level {
             Level::Avx512 => "avx512",
             Level::Avx512Vnni => "avx512vnni",
             Level::Avx512Vbmi => "avx512vbmi",
+            Level::Amx => "amx",
             Level::Neon => "neon",
             Level::NeonDotprod => "neon-dotprod",
         }
@@ -212,6 +217,8 @@ mod tests {
             assert!(!Isa { level }.supports(Level::Avx512Vbmi));
         }
         assert!(!vbmi.supports(Level::AvxVnni));
+        assert!(!vbmi.supports(Level::Amx));
+        assert!(Isa { level: Level::Amx }.supports(Level::Avx512Vbmi));
         assert!(!vbmi.supports(Level::Neon));
     }
 

@@ -86,6 +86,8 @@ pub struct Kernel {
     pub(crate) run_rows: Option<RunRowsFn>,
     /// Where one row with several vectors is worth code of its own.
     pub(crate) run_row: Option<RunRowFn>,
+    /// Whether it leaves out the columns whose activation is 0.
+    pub skips_columns: bool,
 }
 
 impl Kernel {

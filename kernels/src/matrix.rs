@@ -130,6 +130,12 @@ impl MatrixPlan {
         self.kernel(operation).run(self.isa, &self.geometry, data, tiles, prepared, n_vectors, out);
     }
 
+    /// The instruction set that the plan was made for.
+    #[must_use]
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
     /// Whether [`MatrixPlan::row_sums`] works: rows lie apart in this layout.
     #[must_use]
     pub fn has_row_sums(&self) -> bool {

@@ -374,6 +374,7 @@ mod tests {
         run: wraps,
         run_rows: None,
         run_row: None,
+        skips_columns: false,
     };
 
     #[test]

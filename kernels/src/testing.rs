@@ -174,6 +174,7 @@ pub fn check_kernel(
 /// A required level can't run here.
 #[must_use]
 pub fn runnable_kernels() -> Vec<&'static Kernel> {
+    crate::cpu::request_amx();
     let isa = Isa::detect();
     let required = std::env::var("TRITONE_REQUIRE").unwrap_or_default();
     for name in required.split(',').filter(|name| !name.is_empty()) {

@@ -8,6 +8,7 @@ use crate::skipped::Density;
 use crate::weights::{Layer, Weights};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tritone_kernels::kernel::Operation;
 
 /// Bytes that the forward pass of one token reads, as the layouts in use have them.
 ///
@@ -88,7 +89,8 @@ impl Model {
             bytes.attention += attention.iter().map(|linear| linear.bytes() as u64).sum::<u64>();
             bytes.gate += layer.gate.bytes() as u64;
             bytes.up += share(layer.up.bytes(), density.up_rows.filter(|_| layer.up.skips_rows()));
-            bytes.down += share(layer.down.bytes(), density.down_columns.filter(|_| layer.down.skips_columns()));
+            bytes.down +=
+                share(layer.down.bytes(), density.down_columns.filter(|_| layer.down.skips_columns(Operation::Gemv)));
         }
         bytes
     }

@@ -3,8 +3,9 @@
 //! With relu^2 an element is 0 wherever its gate is not positive, whatever up is
 //! ([`tritone_kernels::float::FloatKernels::relu2_gate`] is defined so). For a single token each work item computes some
 //! rows of the gate and then only those rows of up whose gate is positive: no approximation, a
-//! fraction of up's bytes, and no barrier between the two. For several tokens all gates come first, and then each row of
-//! up is multiplied with the tokens whose gate is positive there: a fraction of the work.
+//! fraction of up's bytes, and no barrier between the two. For several tokens all gates come first; if few are positive,
+//! each row of up is then multiplied with the tokens whose gate is positive there, a fraction of the work. Where so many
+//! are that multiplying all is faster, all are multiplied. Down skips its columns by the same rule.
 
 use crate::config::Activation;
 use crate::forward::{Forward, items};
@@ -26,7 +27,7 @@ impl<O: Observer> Forward<'_, O> {
         let activation = self.model.config.activation;
         let skips = activation == Activation::ReluSquared && up.skips_rows();
         if skips && n > 1 {
-            return self.gated_pairs(layer, x);
+            return self.gated_several(layer, x);
         }
         let (inputs, which) = self.prepare_all([gate, up], x, Some(&layer.ffn_norm));
         if skips {
@@ -98,14 +99,35 @@ impl<O: Observer> Forward<'_, O> {
         gated
     }
 
-    /// The same for several tokens: only the pairs of a row of up and a token whose gate is positive are
-    /// multiplied.
-    fn gated_pairs(&mut self, layer: &Layer, x: Vec<f32>) -> Vec<f32> {
+    /// The same for several tokens.
+    fn gated_several(&mut self, layer: &Layer, x: Vec<f32>) -> Vec<f32> {
         let (up, norm) = (&layer.up, Some(&layer.ffn_norm));
-        let n = x.len() / up.cols();
-        let input = self.prepare(x.clone(), norm, up, Operation::Gemv);
-        let [gate] = self.project([&layer.gate], x, norm);
+        let (inputs, [gate_input, up_input]) = self.prepare_all([&layer.gate, up], x.clone(), norm);
+        let ([mut gate], mut inputs) = self.product_and_inputs([&layer.gate], inputs, [gate_input]);
         self.observer.lap(Part::GateUp);
+        let gated = if share(&gate, |gate| gate > 0.0) < up.skipping_pays_below() {
+            let mut input = inputs.swap_remove(up_input);
+            if input.operation() != Operation::Gemv {
+                input = self.prepare(x, norm, up, Operation::Gemv);
+            }
+            let gated;
+            (gated, gate) = self.gated_pairs(up, gate, input);
+            gated
+        } else {
+            let [ups] = self.product([up], inputs, [up_input]);
+            let mut gated = vec![0.0; gate.len()];
+            self.model.float.relu2_gate(&gate, &ups, &mut gated);
+            gated
+        };
+        self.observer.lap(Part::GateUp);
+        self.observer.gates(&gate);
+        gated
+    }
+
+    /// Multiplies only the pairs of a row of up and a token whose gate is positive; `gate` is `[token][ffn]` and
+    /// comes back.
+    fn gated_pairs(&mut self, up: &Arc<Linear>, gate: Vec<f32>, input: PreparedInput) -> (Vec<f32>, Vec<f32>) {
+        let n = input.n_vectors();
         let rows = up.rows();
         let mut gated = vec![0.0; gate.len()];
         let (_, _, gate, _) = self.pool.run(
@@ -139,8 +161,21 @@ impl<O: Observer> Forward<'_, O> {
                 }
             },
         );
-        self.observer.lap(Part::GateUp);
-        self.observer.gates(&gate);
-        gated
+        (gated, gate)
     }
+
+    /// The second half: `[token][hidden]` from what [`Forward::gated`] made.
+    pub(crate) fn down(&mut self, layer: &Layer, gated: Vec<f32>) -> Vec<f32> {
+        let down = &layer.down;
+        // Rounding makes zeros of more of them.
+        let operation = down.operation(gated.len() / down.cols(), share(&gated, |x| x != 0.0));
+        let input = self.prepare(gated, layer.ffn_sub_norm.as_ref(), down, operation);
+        let [product] = self.product([down], vec![input], [0]);
+        product
+    }
+}
+
+/// What share of some numbers is such.
+fn share(numbers: &[f32], is: impl Fn(f32) -> bool) -> f64 {
+    numbers.iter().filter(|x| is(**x)).count() as f64 / numbers.len().max(1) as f64
 }

@@ -110,7 +110,7 @@ impl<O: Observer> Forward<'_, O> {
             self.observer.lap(Part::Other);
 
             let gated = self.gated(layer, x.clone());
-            let [down] = self.project([&layer.down], gated, layer.ffn_sub_norm.as_ref());
+            let down = self.down(layer, gated);
             self.observer.lap(Part::Down);
             float.add_assign(&mut x, &down);
             self.observer.lap(Part::Other);
@@ -191,7 +191,7 @@ impl<O: Observer> Forward<'_, O> {
                 }
             },
         );
-        if linear.skips_columns() {
+        if linear.skips_columns(operation) {
             self.skipped.columns(n_nonzero, n * cols);
         }
         self.observer.lap_of_two([(Part::Norms, norm_nanos), (Part::Quantise, quantise_nanos)]);
@@ -205,6 +205,16 @@ impl<O: Observer> Forward<'_, O> {
         inputs: Vec<PreparedInput>,
         which: [usize; N],
     ) -> [Vec<f32>; N] {
+        self.product_and_inputs(linears, inputs, which).0
+    }
+
+    /// The same, and the inputs back.
+    pub(crate) fn product_and_inputs<const N: usize>(
+        &mut self,
+        linears: [&Arc<Linear>; N],
+        inputs: Vec<PreparedInput>,
+        which: [usize; N],
+    ) -> ([Vec<f32>; N], Vec<PreparedInput>) {
         let n = inputs[0].n_vectors();
         let linears = linears.map(Arc::clone);
         let mut outputs: [Vec<f32>; N] = std::array::from_fn(|i| vec![0.0; n * linears[i].rows()]);
@@ -212,7 +222,7 @@ impl<O: Observer> Forward<'_, O> {
         let shape: Vec<_> = linears.iter().map(|linear| (linear.rows(), linear.tile_rows())).collect();
         let placed = items.clone();
         let n_items = items.len();
-        self.pool.run(
+        let (_, inputs, _) = self.pool.run(
             (linears, inputs, items),
             n_items,
             1,
@@ -230,7 +240,7 @@ impl<O: Observer> Forward<'_, O> {
                 }
             },
         );
-        outputs
+        (outputs, inputs)
     }
 
     fn rotate_and_store(&mut self, layer: usize, position: usize, q: &mut [f32], k: &mut [f32], v: &[f32]) {

@@ -32,4 +32,5 @@ pub mod threads;
 pub mod tokenizer;
 mod weights;
 
+pub use tritone_kernels::cpu::request_amx;
 pub use tritone_kernels::{isa, selftest};

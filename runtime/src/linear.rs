@@ -229,8 +229,22 @@ impl Linear {
     }
 
     /// Whether columns whose activation is 0 are not read.
-    pub(crate) fn skips_columns(&self) -> bool {
-        self.plan.geometry().layout == Layout::C2
+    pub(crate) fn skips_columns(&self, operation: Operation) -> bool {
+        self.plan.kernel(operation).skips_columns
+    }
+
+    /// What multiplies so many vectors fastest when a share of their activations is not 0.
+    pub(crate) fn operation(&self, n_vectors: usize, nonzero: f64) -> Operation {
+        if self.skips_columns(Operation::Gemv) && nonzero < self.skipping_pays_below() {
+            return Operation::Gemv;
+        }
+        operation(n_vectors)
+    }
+
+    /// The share of pairs of a row or a column and a vector below which it is faster to skip all others than to
+    /// multiply them too.
+    pub(crate) fn skipping_pays_below(&self) -> f64 {
+        tritone_kernels::registry::skipping_pays_below(self.plan.isa())
     }
 
     pub(crate) fn kernel_name(&self, operation: Operation) -> &'static str {
@@ -265,7 +279,9 @@ impl Linear {
         activations::quantize(float, x, self.activation_block, &mut codes, &mut scales);
         let mut lines = vec![Line::ZERO; self.plan.prepared_lines(operation)];
         self.plan.prepare(operation, &codes, &mut lines);
-        let n_nonzero = codes.iter().filter(|code| **code != 0).count();
+        // In runs that a byte can count: the compiler makes vectors of it.
+        let nonzero = |codes: &[i8]| usize::from(codes.iter().map(|code| u8::from(*code != 0)).sum::<u8>());
+        let n_nonzero = codes.chunks(128).map(nonzero).sum();
         PreparedVector { lines, scales, n_nonzero }
     }
 

@@ -16,6 +16,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
+use tritone_kernels::cpu::request_amx;
 use tritone_kernels::float::FloatKernels;
 use tritone_kernels::format::Layout;
 use tritone_kernels::isa::{Detected, Isa, Level};
@@ -276,6 +277,7 @@ impl Model {
 
 /// The level that was asked for, in the option or the environment, or the best.
 fn choose_isa(level: Option<Level>) -> Result<Isa> {
+    request_amx();
     let detected = Detected::here();
     let level = match (level, std::env::var("TRITONE_ISA")) {
         (Some(level), _) => Some(level),

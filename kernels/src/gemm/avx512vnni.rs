@@ -1,26 +1,34 @@
-//! `gemm-*-avx512vnni`: eight decoded rows at a time with `vpdpbusd`.
+//! `gemm-*-avx512vnni`: `vpdpbusd` with rows as lanes; what it multiplies is decoded by
+//! [`super::avx2::strips`].
 //!
-//! Codes are unsigned bytes (trit plus one, I2_S has a code 3), activations signed, as the
-//! instruction wants them. It adds four products to a 32-bit lane without saturating; a chunk of 256
-//! columns gives at most `16 * 3 * 128 = 6144` in a lane. A chunk of activations is four registers,
-//! held while all rows of the tile pass by; eight rows' sums are then joined by one transposing
-//! tree, so that a row costs four multiplications and three and a half other instructions.
+//! ```text
+//! for each eight vectors (then four, two, one):
+//!     for each quad:
+//!         sums[vector][half] += dpbusd(codes[quad][half], the vector's 4 activations in all lanes)
+//! ```
+//!
+//! * Codes are the trit plus one, so they are unsigned, as `vpdpbusd` wants its first factor; the surplus is
+//!   the total of the activations, taken off once.
+//! * A half of a quad is 16 rows x 4 columns, one register. Sixteen sums stay in registers, twice what hides
+//!   the latency of the instruction, and ten loads serve sixteen multiplications.
+//! * Bound: the instruction adds four products to 32 bits without saturating. Sums of whole rows fit
+//!   ([`crate::format::MAX_COLS`]).
 
-use super::{Chunk, STRIDE, drive};
+use super::avx2::strips::{Blocking, Columns, Strip, drive};
 use crate::format::Geometry;
 use crate::line::Line;
 use core::arch::x86_64::*;
 use core::ops::Range;
 
-/// Rows whose sums are joined together.
-const TOGETHER: usize = 8;
+/// 256 vectors have 320 KiB of columns in a panel; processors with AVX-512 have a second cache of 1 MiB or more.
+const BLOCKING: Blocking = Blocking { vectors: 256, together: 8, quads: 1 };
 
 pub(crate) fn prepare(geometry: &Geometry, codes: &[i8], out: &mut [Line]) {
     super::prepare(geometry, codes, out);
 }
 
 /// See [`crate::kernel::RunFn`].
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]
 pub(crate) fn run(
     geometry: &Geometry,
     data: &[u8],
@@ -29,58 +37,80 @@ pub(crate) fn run(
     n_vectors: usize,
     out: &mut [i32],
 ) {
-    drive(geometry, data, tiles, prepared, n_vectors, out, |codes, activations, sums| dot(codes, activations, sums));
+    drive(geometry, data, tiles, prepared, n_vectors, out, BLOCKING, |strip, vectors| multiply(strip, vectors));
 }
 
-/// Adds each row's product to its sum.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn dot(codes: &[[u8; STRIDE]], activations: &Chunk, sums: &mut [i32]) {
-    let activations = quarters(bytemuck::cast_ref(activations)).map(|codes| load(codes));
-    let (groups, rest) = codes.as_chunks::<TOGETHER>();
-    let (sum_groups, sum_rest) = sums.as_chunks_mut::<TOGETHER>();
-    for (rows, sums) in groups.iter().zip(sum_groups) {
-        let products = join(rows.each_ref().map(|row| row_products(row, activations)));
-        for (sum, product) in sums.iter_mut().zip(products) {
-            *sum += product;
+/// Adds a strip's products.
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]
+fn multiply(strip: &mut Strip, vectors: Range<usize>) {
+    let mut v = vectors.start;
+    while vectors.end - v >= 8 {
+        for next in (v + 8)..(v + 16).min(vectors.end) {
+            strip.prefetch_sums(next);
+        }
+        multiply_some::<8>(strip, v);
+        v += 8;
+    }
+    if vectors.end - v >= 4 {
+        multiply_some::<4>(strip, v);
+        v += 4;
+    }
+    if vectors.end - v >= 2 {
+        multiply_some::<2>(strip, v);
+        v += 2;
+    }
+    if vectors.end - v == 1 {
+        multiply_some::<1>(strip, v);
+    }
+}
+
+/// Adds codes times activations for `N` vectors from `v` on.
+#[inline]
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]
+fn multiply_some<const N: usize>(strip: &mut Strip, v: usize) {
+    let codes = strip.codes;
+    let mut vectors: [Columns; N] = [&[]; N];
+    for (i, vector) in vectors.iter_mut().enumerate() {
+        *vector = &strip.columns(v + i)[..codes.len()];
+    }
+    let mut sums = [[_mm512_setzero_si512(); 2]; N];
+    for (q, codes) in codes.iter().enumerate() {
+        let [low, high]: &[[u8; 64]; 2] = bytemuck::cast_ref(codes);
+        let (low, high) = (load(low), load(high));
+        for (sums, vector) in sums.iter_mut().zip(vectors) {
+            let a = _mm512_set1_epi32(i32::from_le_bytes(vector[q]));
+            sums[0] = _mm512_dpbusd_epi32(sums[0], low, a);
+            sums[1] = _mm512_dpbusd_epi32(sums[1], high, a);
         }
     }
-    for (row, sum) in rest.iter().zip(sum_rest) {
-        *sum += _mm512_reduce_add_epi32(row_products(row, activations));
+    for (i, [low, high]) in sums.into_iter().enumerate() {
+        add(strip, v + i, low, high);
     }
 }
 
-/// The four registers' worth of a row.
+/// Adds the products of a strip's rows to the sums of vector `v`, as far as there are rows. A half's lanes are
+/// rows 0-3, 16-19, 4-7, 20-23 and 8-11, 24-27, 12-15, 28-31.
 #[inline]
-fn quarters(row: &[u8; STRIDE]) -> [&[u8; 64]; 4] {
-    let (quarters, _) = row.as_chunks::<64>();
-    core::array::from_fn(|i| &quarters[i])
+#[target_feature(enable = "avx512f")]
+pub(super) fn add(strip: &mut Strip, v: usize, low: __m512i, high: __m512i) {
+    let sums = strip.sums(v);
+    let (first, second) = strip.out[sums][..strip.n_rows].split_at_mut(strip.n_rows.min(16));
+    add_sixteen(first, _mm512_shuffle_i32x4::<0b10_00_10_00>(low, high));
+    add_sixteen(second, _mm512_shuffle_i32x4::<0b11_01_11_01>(low, high));
 }
 
-/// One row's products, in 16 partial sums.
+/// Adds products to at most 16 sums.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn row_products(row: &[u8; STRIDE], activations: [__m512i; 4]) -> __m512i {
-    let mut sums = [_mm512_setzero_si512(); 2];
-    for (i, (codes, activations)) in quarters(row).into_iter().zip(activations).enumerate() {
-        sums[i % 2] = _mm512_dpbusd_epi32(sums[i % 2], load(codes), activations);
+#[target_feature(enable = "avx512f")]
+fn add_sixteen(sums: &mut [i32], products: __m512i) {
+    debug_assert!(sums.len() <= 16);
+    let mask = 0xffff_u16.checked_shr(16 - sums.len() as u32).unwrap_or(0);
+    // SAFETY: the lanes that the mask has are as many as `sums` has places, from the first on; the
+    // others are neither read nor written.
+    unsafe {
+        let before = _mm512_maskz_loadu_epi32(mask, sums.as_ptr());
+        _mm512_mask_storeu_epi32(sums.as_mut_ptr(), mask, _mm512_add_epi32(before, products));
     }
-    _mm512_add_epi32(sums[0], sums[1])
-}
-
-/// The sum of all lanes of each of eight registers.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn join(rows: [__m512i; TOGETHER]) -> [i32; TOGETHER] {
-    let [a, b, c, d, e, f, g, h] = rows.map(|row| {
-        let (low, high) = (_mm512_castsi512_si256(row), _mm512_extracti64x4_epi64::<1>(row));
-        _mm256_add_epi32(low, high)
-    });
-    // Two horizontal additions leave a row's sum of each half in one lane of that half.
-    let first = _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
-    let second = _mm256_hadd_epi32(_mm256_hadd_epi32(e, f), _mm256_hadd_epi32(g, h));
-    let low = _mm256_permute2x128_si256::<0x20>(first, second);
-    let high = _mm256_permute2x128_si256::<0x31>(first, second);
-    bytemuck::cast(_mm256_add_epi32(low, high))
 }
 
 #[inline]

@@ -8,14 +8,18 @@
 //! ```
 //!
 //! The prepared vector is the same for all kernels: the activations block after block, each block
-//! padded with zeros to whole units of its layout ([`unit`]) and an even number of fours, and after that, on a new line, the
-//! total of each block as an i32. What the codes of padding are does not matter, their activations
-//! being 0.
+//! padded with zeros to whole units of its layout ([`unit`]) and to a multiple of [`TOGETHER`], and after that, on a new
+//! line, the total of each block as an i32. What the codes of padding are does not matter, their
+//! activations being 0.
 
+#[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
+pub(crate) mod amx;
 #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
 pub(crate) mod avx2;
 #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
 pub(crate) mod avx512vnni;
+#[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
+pub(crate) mod avxvnni;
 #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
 pub(crate) mod neon;
 #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
@@ -44,7 +48,7 @@ pub(crate) type Codes = [[u8; STRIDE]; MAX_TILE_ROWS];
 pub(crate) type Chunk = [i8; STRIDE];
 
 /// The registry sees to it.
-pub(crate) const NOT_C2: &str = "kernels of c2 skip columns and have a driver of their own";
+pub(crate) const NOT_C2: &str = "here kernels of c2 skip columns";
 
 const fn chunk_cols(layout: Layout) -> usize {
     match layout {
@@ -55,22 +59,22 @@ const fn chunk_cols(layout: Layout) -> usize {
 }
 
 /// Columns that a layout keeps together and that are whole fours: a block of I2_S, a super-group
-/// of T3, four groups of T5.
+/// of T3, four groups of T5, four columns of C2.
 pub(crate) const fn unit(layout: Layout) -> usize {
     match layout {
         Layout::I2S => i2s::BLOCK,
-        Layout::C2 => panic!("{}", NOT_C2),
+        Layout::C2 => 4,
         Layout::T3 => t3::GROUP * t3::SUPER,
         Layout::T5 => t5::GROUP * 4,
     }
 }
 
-/// Columns that kernels may take together at the end of a block.
-const PAIR: usize = 8;
+/// Columns that kernels may take together at the end of a block: a tile of AMX has 64.
+pub(crate) const TOGETHER: usize = 64;
 
 /// Columns of a block with its padding.
 const fn padded_block(geometry: &Geometry) -> usize {
-    geometry.block.next_multiple_of(unit(geometry.layout)).next_multiple_of(PAIR)
+    geometry.block.next_multiple_of(unit(geometry.layout)).next_multiple_of(TOGETHER)
 }
 
 /// Lines before those of the totals.
@@ -124,6 +128,19 @@ impl<'a> Prepared<'a> {
     pub(crate) fn activations(&self, v: usize, b: usize) -> &'a [i8] {
         let (activations, _) = self.vector(v);
         &bytemuck::cast_slice::<Line, i8>(activations)[b * self.padded_block..][..self.padded_block]
+    }
+
+    /// Some columns of block `b` of `vectors`, from the first vector's first to the last one's last, and how
+    /// many bytes lie between the same columns of two neighbours.
+    #[cfg(target_arch = "x86_64")] // Who needs the distance is AMX.
+    #[inline(always)]
+    pub(crate) fn columns(&self, vectors: Range<usize>, b: usize, columns: Range<usize>) -> (&'a [u8], usize) {
+        assert!(!vectors.is_empty() && columns.end <= self.padded_block, "columns of a block of some vectors");
+        let stride = self.lines_per_vector * size_of::<Line>();
+        let block = b * self.padded_block;
+        let bytes: &[u8] = bytemuck::cast_slice(self.lines);
+        let first = vectors.start * stride + block + columns.start;
+        (&bytes[first..(vectors.end - 1) * stride + block + columns.end], stride)
     }
 
     /// The total of the activations of block `b` of vector `v`.

@@ -7,10 +7,26 @@
 
 use core::arch::x86_64::*;
 
-/// The two halves of a sum of magnitude at most 640: `l` within 15, `h` within 21.
-pub(super) fn split(sum: i16) -> (i8, i8) {
-    let high = (sum + 15).div_euclid(31);
-    ((sum - 31 * high) as i8, high as i8)
+/// The digits that 16 entries of a table have for one activation.
+pub(super) type Digits = [i16; 16];
+
+/// A table: entry `m` is the sum of `activations[j] * digits[j][m]`, of a magnitude of at most 640, as 16 bytes of `l`
+/// (within 15) and 16 of `h` (within 21).
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn table<const N: usize>(digits: &[Digits; N], activations: [i8; N]) -> [i8; 32] {
+    let mut sums = _mm256_setzero_si256();
+    for (digits, activation) in digits.iter().zip(activations) {
+        let activation = _mm256_set1_epi16(i16::from(activation));
+        sums = _mm256_add_epi16(sums, _mm256_mullo_epi16(load(bytemuck::cast_ref(digits)), activation));
+    }
+    // h is (sum + 15) / 31, rounded down. With 21 * 31 more the dividend is from 26 to 1306, where the upper half
+    // of its product with 2115 is the quotient: 2115 / 65536 exceeds 1 / 31 by less than 1 / (31 * 1306).
+    let dividend = _mm256_add_epi16(sums, _mm256_set1_epi16(15 + 21 * 31));
+    let quotient = _mm256_mulhi_epu16(dividend, _mm256_set1_epi16(2115));
+    let high = _mm256_sub_epi16(quotient, _mm256_set1_epi16(21));
+    let low = _mm256_sub_epi16(sums, _mm256_mullo_epi16(high, _mm256_set1_epi16(31)));
+    bytemuck::cast(_mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi16(low, high)))
 }
 
 #[inline]
@@ -80,16 +96,26 @@ impl Narrow {
 
 #[cfg(test)]
 mod tests {
-    use super::split;
+    use super::table;
+    use crate::isa::{Isa, Level};
 
     #[test]
     fn halves_make_the_whole_and_stay_in_their_bounds() {
-        for sum in -640i16..=640 {
-            let (low, high) = split(sum);
-            assert_eq!(31 * i16::from(high) + i16::from(low), sum);
-            assert!((-15..=15).contains(&low) && (-21..=21).contains(&high));
-            if sum.abs() <= 384 {
-                assert!((-12..=12).contains(&high));
+        if !Isa::detect().supports(Level::Avx2) {
+            std::println!("skipped: no avx2 on this machine");
+            return;
+        }
+        for first in (-640i16..=640).step_by(16) {
+            let sums = core::array::from_fn(|i| (first + i as i16).min(640));
+            // SAFETY: the processor has AVX2, as was seen above.
+            let halves = unsafe { table(&[sums], [1]) };
+            for (i, sum) in sums.into_iter().enumerate() {
+                let (low, high) = (halves[i], halves[16 + i]);
+                assert_eq!(31 * i16::from(high) + i16::from(low), sum);
+                assert!((-15..=15).contains(&low) && (-21..=21).contains(&high));
+                if sum.abs() <= 384 {
+                    assert!((-12..=12).contains(&high));
+                }
             }
         }
     }

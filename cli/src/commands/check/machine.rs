@@ -24,6 +24,7 @@ impl Machine {
     /// Runs every kernel of this processor against the definition.
     pub fn examine(report: &mut Report) -> Machine {
         let began = Instant::now();
+        tritone_runtime::request_amx();
         let best = Isa::detect();
         let isas: Vec<Isa> =
             Level::ALL.iter().filter_map(|level| Isa::with_level(*level, Detected::here()).ok()).collect();

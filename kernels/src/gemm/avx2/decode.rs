@@ -1,7 +1,8 @@
 //! Packed weights as codes (trit plus one) in the order of the product: quads of columns, octets of rows.
 
-use super::{QUAD, Quad, STRIP, load, load_twice, store};
-use crate::format::{i2s, t3, t5};
+use super::strips::{QUAD, Quad, STRIP};
+use super::{load, load_twice, store};
+use crate::format::{c2, i2s, t3, t5};
 use core::arch::x86_64::*;
 use core::array::from_fn;
 use core::ops::Range;
@@ -70,6 +71,24 @@ fn transpose_halves([a, b, c, d]: [__m256i; 4]) -> [__m256i; 4] {
         _mm256_unpacklo_epi64(ab_high, cd_high),
         _mm256_unpackhi_epi64(ab_high, cd_high),
     ]
+}
+
+/// Decodes units of four columns, of the rows of a tile from `r` on. Columns past the last are read as code 0.
+#[target_feature(enable = "avx2")]
+pub(super) fn decode_c2(lines: &[[u8; c2::LINE]], r: usize, units: Range<usize>, codes: &mut [Quad]) {
+    let three = _mm256_set1_epi8(3);
+    // A half of a line is a block of I2_S: a quarter of its bits is 32 rows.
+    let (half, quarter) = (r / i2s::BLOCK, r % i2s::BLOCK / STRIP);
+    let shift = _mm_cvtsi32_si128(6 - 2 * quarter as i32);
+    let lines = &lines[units.start * QUAD..lines.len().min(units.end * QUAD)];
+    for (quad, columns) in codes.iter_mut().zip(lines.chunks(QUAD)) {
+        let mut planes = [_mm256_setzero_si256(); QUAD];
+        for (plane, line) in planes.iter_mut().zip(columns) {
+            let bytes = load(&line.as_chunks::<32>().0[half]);
+            *plane = _mm256_and_si256(_mm256_srl_epi16(bytes, shift), three);
+        }
+        interleave(planes, quad);
+    }
 }
 
 /// The trits of each magnitude up to 13, 0 for 14 and 15: digit `j` of magnitude `m` at `[j][m]`.

@@ -18,7 +18,7 @@
 
 use crate::format::Geometry;
 use crate::format::t3::{GROUP, MAX_VALUE, PLANE, SUPER, TILE_ROWS, digits, groups};
-use crate::gemv::avx2::{Narrow, load, load_twice, split};
+use crate::gemv::avx2::{Digits, Narrow, load, load_twice, table};
 use crate::gemv::{sums_at, tile_block, vector};
 use crate::line::Line;
 use core::arch::x86_64::*;
@@ -34,22 +34,37 @@ pub(crate) fn prepared_lines(geometry: &Geometry) -> usize {
     Line::count_for(geometry.n_blocks() * groups(geometry.block) * TABLE)
 }
 
+/// The digits of the magnitudes; 14 and 15 have none.
+pub(crate) static DIGITS: [Digits; GROUP] = {
+    let mut table = [[0; 16]; GROUP];
+    let mut m = 0;
+    while m <= MAX_VALUE {
+        let trits = digits(m as i8);
+        let mut j = 0;
+        while j < GROUP {
+            table[j][m as usize] = trits[j] as i16;
+            j += 1;
+        }
+        m += 1;
+    }
+    table
+};
+
+#[target_feature(enable = "avx2")]
 pub(crate) fn prepare(geometry: &Geometry, codes: &[i8], out: &mut [Line]) {
     out.fill(Line::ZERO);
     let tables: &mut [i8] = bytemuck::cast_slice_mut(out);
     let n_groups = groups(geometry.block);
     for (codes, tables) in codes.chunks_exact(geometry.block).zip(tables.chunks_mut(n_groups * TABLE)) {
-        for (codes, table) in codes.chunks(GROUP).zip(tables.chunks_exact_mut(TABLE)) {
-            let mut padded = [0i16; GROUP];
-            for (padded, code) in padded.iter_mut().zip(codes) {
-                *padded = i16::from(*code);
-            }
-            for m in 0..=MAX_VALUE {
-                let [t0, t1, t2] = digits(m as i8).map(i16::from);
-                let sum = t0 * padded[0] + t1 * padded[1] + t2 * padded[2];
-                let m = usize::from(m);
-                (table[m], table[16 + m]) = split(sum);
-            }
+        let (whole, rest) = codes.as_chunks::<GROUP>();
+        let (tables, tables_rest) = tables.as_chunks_mut::<TABLE>().0.split_at_mut(whole.len());
+        for (codes, out) in whole.iter().zip(tables) {
+            *out = table(&DIGITS, *codes);
+        }
+        if !rest.is_empty() {
+            let mut padded = [0; GROUP];
+            padded[..rest.len()].copy_from_slice(rest);
+            tables_rest[0] = table(&DIGITS, padded);
         }
     }
 }

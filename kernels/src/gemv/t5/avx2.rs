@@ -22,7 +22,8 @@
 
 use crate::format::Geometry;
 use crate::format::t5::{GROUP, TILE_ROWS, groups};
-use crate::gemv::avx2::{Narrow, load, load_twice, split};
+use crate::gemv::avx2::{Digits, Narrow, load, load_twice, table};
+use crate::gemv::t3::avx2::DIGITS;
 use crate::gemv::{sums_at, tile_block, vector};
 use crate::line::Line;
 use core::arch::x86_64::*;
@@ -62,26 +63,37 @@ pub(crate) fn prepared_lines(geometry: &Geometry) -> usize {
     geometry.n_blocks() * groups(geometry.block)
 }
 
+/// The two high trits of `q` from 0 to 4: 00, +0, -+, 0+, ++.
+static HIGH_DIGITS: [Digits; 2] = {
+    let mut table = [[0; 16]; 2];
+    (table[0][1], table[0][2], table[0][4]) = (1, -1, 1);
+    (table[1][2], table[1][3], table[1][4]) = (1, 1, 1);
+    table
+};
+
+#[target_feature(enable = "avx2")]
 pub(crate) fn prepare(geometry: &Geometry, codes: &[i8], out: &mut [Line]) {
-    out.fill(Line::ZERO);
     let n_groups = groups(geometry.block);
     for (codes, lines) in codes.chunks_exact(geometry.block).zip(out.chunks_exact_mut(n_groups)) {
-        for (codes, line) in codes.chunks(GROUP).zip(lines) {
-            let mut a = [0i16; GROUP];
-            for (a, code) in a.iter_mut().zip(codes) {
-                *a = i16::from(*code);
-            }
-            let table: &mut [i8; TABLE] = bytemuck::cast_mut(line);
-            for r in 0..=13usize {
-                let [t0, t1, t2] = crate::format::t3::digits(r as i8).map(i16::from);
-                (table[r], table[16 + r]) = split(t0 * a[0] + t1 * a[1] + t2 * a[2]);
-            }
-            // q = t3 + 3 t4 from 0 to 4: 00, +0, -+, 0+, ++.
-            for (q, sum) in [0, a[3], a[4] - a[3], a[4], a[4] + a[3]].into_iter().enumerate() {
-                (table[32 + q], table[48 + q]) = split(sum);
-            }
+        let (whole, rest) = codes.as_chunks::<GROUP>();
+        let (lines, lines_rest) = lines.split_at_mut(whole.len());
+        for (codes, line) in whole.iter().zip(lines) {
+            *line = tables(*codes);
+        }
+        if !rest.is_empty() {
+            let mut padded = [0; GROUP];
+            padded[..rest.len()].copy_from_slice(rest);
+            lines_rest[0] = tables(padded);
         }
     }
+}
+
+/// The tables of one group.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn tables([a, b, c, d, e]: [i8; GROUP]) -> Line {
+    let tables: [[i8; TABLE / 2]; 2] = [table(&DIGITS, [a, b, c]), table(&HIGH_DIGITS, [d, e])];
+    bytemuck::cast(tables)
 }
 
 #[target_feature(enable = "avx2")]

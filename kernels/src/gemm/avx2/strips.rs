@@ -1,0 +1,239 @@
+//! The driver of all x86 kernels that decode strips of 32 rows and multiply them with many vectors.
+//!
+//! ```text
+//! for each group of vectors, each block, each panel (at most 320 quads of columns):
+//!     for each strip of 32 rows:
+//!         decode the strip: codes[quad][octet] = 8 rows x 4 columns
+//!         multiply it with the group's vectors                        (each instruction set its own way)
+//! ```
+//!
+//! * The codes of a panel are 40 KiB and stay in the first cache (AVX2 takes one half of them after the other) while
+//!   all vectors pass by; the vectors' columns of a panel stay in the second while all strips pass
+//!   by, which is why vectors are taken in groups ([`Blocking::vectors`]): decoding again is a small
+//!   part of the work.
+//! * Interleaved layouts give planes of one column and 32 rows; unpacking four of them makes octets of
+//!   rows 0-3 and 16-19, 4-7 and 20-23, and so on. I2_S is decoded into the same order, and the
+//!   rows are put in order when sums are written.
+//! * A panel is rounded up to [`Blocking::quads`] quads: what stands in the codes there is multiplied with the zeros
+//!   that a block of activations is padded with.
+
+use super::decode::{SUPER_PLANES, decode_c2, decode_i2s, decode_t3, decode_t5};
+use crate::format::{Geometry, Layout, c2, i2s, t3, t5};
+use crate::gemm::{Prepared, TOGETHER, unit};
+use crate::gemv::tile_block;
+use crate::line::Line;
+use core::arch::x86_64::*;
+use core::ops::Range;
+
+/// Rows that are multiplied together.
+pub(in crate::gemm) const STRIP: usize = 32;
+
+/// Columns whose activations fill one lane of 32 bits.
+pub(in crate::gemm) const QUAD: usize = 4;
+
+/// Quads of a panel at most.
+const PANEL: usize = 320;
+
+/// The codes of one quad: four octets of 8 rows x 4 columns.
+pub(in crate::gemm) type Quad = [[u8; 32]; 4];
+
+#[repr(C, align(64))]
+struct Panel([Quad; PANEL]);
+
+/// How the work is cut for an instruction set.
+#[derive(Clone, Copy)]
+pub(in crate::gemm) struct Blocking {
+    /// Vectors that share one decoding at most: their columns of a panel fit the second cache.
+    pub(in crate::gemm) vectors: usize,
+    /// Vectors that are multiplied together.
+    pub(in crate::gemm) together: usize,
+    /// A strip has a multiple of so many quads; divides [`TOGETHER`] columns.
+    pub(in crate::gemm) quads: usize,
+}
+
+/// Decoded rows, the vectors they are multiplied with, and all sums.
+pub(in crate::gemm) struct Strip<'a> {
+    /// Trits plus one.
+    pub(in crate::gemm) codes: &'a [Quad],
+    /// Rows that exist; further ones have no sums, or such as stay 0.
+    pub(in crate::gemm) n_rows: usize,
+    /// Where the sums of all vectors are.
+    pub(in crate::gemm) out: &'a mut [i32],
+    prepared: Prepared<'a>,
+    block: usize,
+    quads: Range<usize>,
+    /// Where those of the first vector begin, how many there are, and how far those of the next are.
+    first_sum: usize,
+    n_sums: usize,
+    sums_per_vector: usize,
+}
+
+/// The activations of a vector that belong to a strip's codes.
+pub(in crate::gemm) type Columns<'a> = &'a [[u8; QUAD]];
+
+impl<'a> Strip<'a> {
+    /// As many as there are codes.
+    #[inline(always)]
+    pub(in crate::gemm) fn columns(&self, v: usize) -> Columns<'a> {
+        let block: &[u8] = bytemuck::cast_slice(self.prepared.activations(v, self.block));
+        &block.as_chunks::<QUAD>().0[self.quads.clone()]
+    }
+
+    /// The columns of `vectors`, from the first's first to the last's last, and how far those of
+    /// neighbours are apart.
+    #[inline(always)]
+    pub(in crate::gemm) fn all_columns(&self, vectors: Range<usize>) -> (&'a [u8], usize) {
+        let columns = self.quads.start * QUAD..self.quads.end * QUAD;
+        self.prepared.columns(vectors, self.block, columns)
+    }
+
+    /// Where a vector's sums are, [`STRIP`] of them or as many as the rows of the tiles.
+    #[inline(always)]
+    pub(in crate::gemm) fn sums(&self, v: usize) -> Range<usize> {
+        let start = v * self.sums_per_vector + self.first_sum;
+        start..start + self.n_sums
+    }
+
+    /// Fetches a vector's sums.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    pub(in crate::gemm) fn prefetch_sums(&self, v: usize) {
+        prefetch(bytemuck::cast_slice(&self.out[self.sums(v)]));
+    }
+}
+
+/// Calls `multiply(strip, vectors)` for all strips, panels and groups of vectors; it adds the products to the
+/// strip's sums.
+#[target_feature(enable = "avx2")]
+#[allow(clippy::too_many_arguments, reason = "a kernel's inputs, as `RunFn` names them, and what differs")]
+pub(in crate::gemm) fn drive(
+    geometry: &Geometry,
+    data: &[u8],
+    tiles: Range<usize>,
+    prepared: &[Line],
+    n_vectors: usize,
+    out: &mut [i32],
+    blocking: Blocking,
+    mut multiply: impl FnMut(&mut Strip, Range<usize>),
+) {
+    const { assert!(TOGETHER.is_multiple_of(QUAD)) };
+    let mut codes = Panel([[[0; 32]; 4]; PANEL]);
+    // As even as whole numbers of vectors that are multiplied together allow.
+    let n_groups = n_vectors.div_ceil(blocking.vectors).max(1);
+    let group = n_vectors.div_ceil(n_groups).next_multiple_of(blocking.together).max(1);
+    for start in (0..n_vectors).step_by(group) {
+        let vectors = start..(start + group).min(n_vectors);
+        drive_group(geometry, data, tiles.clone(), prepared, vectors, out, blocking, &mut codes, &mut multiply);
+    }
+}
+
+/// The same for one group of vectors.
+#[target_feature(enable = "avx2")]
+#[allow(clippy::too_many_arguments, reason = "as `drive`")]
+fn drive_group(
+    geometry: &Geometry,
+    data: &[u8],
+    tiles: Range<usize>,
+    prepared: &[Line],
+    vectors: Range<usize>,
+    out: &mut [i32],
+    blocking: Blocking,
+    codes: &mut Panel,
+    multiply: &mut impl FnMut(&mut Strip, Range<usize>),
+) {
+    let (unit_quads, tile_rows) = (unit(geometry.layout) / QUAD, geometry.tile_rows());
+    // Units of a panel: as even as whole numbers of the quads that are taken together allow.
+    let units = geometry.block.div_ceil(unit_quads * QUAD);
+    let step = blocking.quads / gcd(unit_quads, blocking.quads);
+    let most = PANEL / unit_quads / step * step;
+    let panel_units = units.div_ceil(units.div_ceil(most)).next_multiple_of(step);
+    let prepared = Prepared::new(geometry, prepared);
+    // Rows as the output has them, those past the last included.
+    let n_slots = tiles.len() * tile_rows;
+    let n_blocks = geometry.n_blocks();
+    for b in 0..n_blocks {
+        for start in (0..units).step_by(panel_units) {
+            let panel = start..(start + panel_units).min(units);
+            let quads = panel.start * unit_quads..(panel.end * unit_quads).next_multiple_of(blocking.quads);
+            let codes = &mut codes.0[..quads.len()];
+            for slot in (0..n_slots).step_by(STRIP) {
+                let (t, r) = (slot / tile_rows, slot % tile_rows);
+                let tile = tiles.start + t;
+                let mut n_rows = STRIP;
+                match geometry.layout {
+                    Layout::I2S => {
+                        let rows = geometry.rows_of(tile..tiles.end);
+                        let rows = rows.start..rows.end.min(rows.start + STRIP);
+                        n_rows = rows.len();
+                        decode_i2s(data, geometry.cols / 4, rows, panel.clone(), codes);
+                    }
+                    Layout::C2 => decode_c2(c2::tile_lines(geometry, data, tile), r, panel.clone(), codes),
+                    Layout::T3 => decode_t3(tile_block(geometry, data, tile, b), panel.clone(), codes),
+                    Layout::T5 => decode_t5(tile_block(geometry, data, tile, b), r, panel.clone(), codes),
+                }
+                if r + STRIP >= tile_rows {
+                    prefetch_weights(geometry, data, tile + STRIP.div_ceil(tile_rows)..tiles.end, b, panel.clone());
+                }
+                let mut strip = Strip {
+                    codes,
+                    n_rows,
+                    out: &mut *out,
+                    prepared,
+                    block: b,
+                    quads: quads.clone(),
+                    first_sum: (t * n_blocks + b) * tile_rows + r,
+                    // A strip of I2_S may be two tiles: there is one block, so their sums are neighbours.
+                    n_sums: STRIP.min(n_slots - slot),
+                    sums_per_vector: n_slots * n_blocks,
+                };
+                if start == 0 {
+                    for v in vectors.clone() {
+                        let sums = strip.sums(v);
+                        let sums = &mut strip.out[sums];
+                        sums[n_rows..].fill(0);
+                        sums[..n_rows].fill(-prepared.total(v, b));
+                    }
+                }
+                multiply(&mut strip, vectors.clone());
+            }
+        }
+    }
+}
+
+const fn gcd(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+/// Fetches units of the first strip of `tiles`.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn prefetch_weights(geometry: &Geometry, data: &[u8], tiles: Range<usize>, b: usize, units: Range<usize>) {
+    // A strip of C2 takes a part of each line, in order, which the hardware foresees.
+    if tiles.is_empty() || geometry.layout == Layout::C2 {
+        return;
+    }
+    if geometry.layout == Layout::I2S {
+        let row_bytes = geometry.cols / 4;
+        let bytes = units.start * (i2s::BLOCK / 4)..units.end * (i2s::BLOCK / 4);
+        for row in geometry.rows_of(tiles).take(STRIP) {
+            prefetch(&data[row * row_bytes..][bytes.clone()]);
+        }
+    } else {
+        let block = tile_block(geometry, data, tiles.start, b);
+        let unit_bytes = match geometry.layout {
+            Layout::T5 => 4 * t5::TILE_ROWS,
+            _ => SUPER_PLANES * t3::PLANE,
+        };
+        let end = (units.end * unit_bytes).min(block.len());
+        prefetch(&block[units.start * unit_bytes..end]);
+    }
+}
+
+/// Fetches lines into the first cache.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn prefetch(bytes: &[u8]) {
+    for line in bytes.chunks(64) {
+        _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast());
+    }
+}
