@@ -88,6 +88,9 @@ pub struct Kernel {
     pub(crate) run_row: Option<RunRowFn>,
     /// Whether it leaves out the columns whose activation is 0.
     pub skips_columns: bool,
+    /// Of a GEMV kernel: from this many vectors on, decoding weights once for all of them, as the GEMM of its level
+    /// does, is faster. Measured, see `benches/README.md`.
+    pub gemm_from: usize,
 }
 
 impl Kernel {

@@ -10,7 +10,7 @@ use crate::kernel::{Family, Kernel, Operation};
 use crate::{gemm, gemv};
 
 macro_rules! gemv {
-    ($name:literal, $layout:ident, $family:ident, $level:ident, $($module:ident)::+ $(, prepare: $($preparer:ident)::+)? $(, row: $row:path)?) => {
+    ($name:literal, $layout:ident, $family:ident, $level:ident, $($module:ident)::+ $(, prepare: $($preparer:ident)::+)? $(, row: $row:path)? $(, gemm_from: $gemm_from:literal)?) => {
         Kernel {
             name: $name,
             layout: Layout::$layout,
@@ -23,8 +23,11 @@ macro_rules! gemv {
             run_rows: gemv!(@rows $layout, $($module)::+),
             run_row: gemv!(@row $($row)?),
             skips_columns: false,
+            gemm_from: gemv!(@gemm_from $($gemm_from)?),
         }
     };
+    (@gemm_from) => { GEMM_FROM };
+    (@gemm_from $gemm_from:literal) => { $gemm_from };
     (@row) => { None };
     (@row $row:path) => { Some($row) };
     (@rows I2S, $($module:ident)::+) => { Some(gemv::$($module)::+::run_rows) };
@@ -47,6 +50,7 @@ macro_rules! gemm {
             run_rows: None,
             run_row: None,
             skips_columns: false,
+            gemm_from: 0,
         }
     };
 }
@@ -65,27 +69,32 @@ macro_rules! skip_columns {
             run_rows: None,
             run_row: None,
             skips_columns: true,
+            gemm_from: GEMM_FROM,
         }
     };
 }
 
+/// AVX2's GEMM has 0.9, 1.2 and 0.9 times the rate of its GEMV for 3 vectors (t3, t5, i2s), 1.1, 1.7 and 1.1 times
+/// for 4.
+const GEMM_FROM: usize = 4;
+
 static KERNELS: &[Kernel] = &[
     #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
-    gemv!("gemv-t5-avx512vbmi", T5, Lookup, Avx512Vbmi, t5::avx512vbmi),
+    gemv!("gemv-t5-avx512vbmi", T5, Lookup, Avx512Vbmi, t5::avx512vbmi, gemm_from: 8),
     #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
     gemv!("gemv-t5-avx2", T5, Lookup, Avx2, t5::avx2),
     #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
     gemv!("gemv-t5-neon", T5, Lookup, Neon, t5::neon),
     gemv!("gemv-t5-scalar", T5, Lookup, Scalar, t5::scalar),
     #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
-    gemv!("gemv-t3-avx512", T3, Lookup, Avx512, t3::avx512),
+    gemv!("gemv-t3-avx512", T3, Lookup, Avx512, t3::avx512, gemm_from: 7),
     #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
     gemv!("gemv-t3-avx2", T3, Lookup, Avx2, t3::avx2),
     #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
     gemv!("gemv-t3-neon", T3, Lookup, Neon, t3::neon),
     gemv!("gemv-t3-scalar", T3, Lookup, Scalar, t3::scalar),
     #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
-    gemv!("gemv-i2s-avx512vnni", I2S, MultiplyAdd, Avx512Vnni, i2s::avx512vnni, prepare: i2s::avx512),
+    gemv!("gemv-i2s-avx512vnni", I2S, MultiplyAdd, Avx512Vnni, i2s::avx512vnni, prepare: i2s::avx512, gemm_from: 16),
     #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
     gemv!("gemv-i2s-avxvnni", I2S, MultiplyAdd, AvxVnni, i2s::avxvnni, prepare: i2s::scalar),
     #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
@@ -194,22 +203,36 @@ pub fn preferred_layout(isa: Isa, one_scale: bool) -> Layout {
     }
 }
 
-/// The share of a product with several vectors below which it is faster to skip what is not needed (rows of I2_S for a
-/// vector, columns of C2 whose activation is 0) than to multiply all with the GEMM that `isa` has.
+/// What a GEMM that `isa` has costs for each vector, as a share of a GEMV of the same matrix with AVX2, and what it
+/// costs besides to decode the weights.
 ///
-/// Measured for AVX2 (one core of a Zen 3: columns are skipped at 19 G weights a second, all are multiplied at
-/// 50); for the others computed from the rates of their instructions.
-#[must_use]
-pub fn skipping_pays_below(isa: Isa) -> f64 {
+/// From the rates of 6912 x 2560 in `benches/README.md`: AVX2 on a Zen 3 and a Sapphire Rapids, AVX-512 and AMX on the
+/// latter; AVX-VNNI computed from the rate of its instruction.
+const fn gemm_cost(isa: Isa) -> (f64, f64) {
     if isa.supports(Level::Amx) {
-        0.01
+        (0.05, 2.3)
     } else if isa.supports(Level::Avx512Vnni) {
-        0.1
+        (0.13, 1.9)
     } else if isa.supports(Level::AvxVnni) {
-        0.2
+        (0.2, 1.8)
     } else if isa.supports(Level::Avx2) {
-        0.4
+        (0.4, 1.8)
     } else {
-        1.0
+        (1.0, 0.0)
     }
+}
+
+/// The share of I2_S's pairs of a row and one of many vectors below which it is faster to multiply only these pairs than
+/// to multiply all with the GEMM that `isa` has.
+#[must_use]
+pub fn skipping_rows_pays_below(isa: Isa) -> f64 {
+    gemm_cost(isa).0
+}
+
+/// The share of C2's columns whose activation is not 0 below which it is faster to skip the others, for each of
+/// `n_vectors`, than to multiply all with the GEMM that `isa` has.
+#[must_use]
+pub fn skipping_columns_pays_below(isa: Isa, n_vectors: usize) -> f64 {
+    let (each, decoding) = gemm_cost(isa);
+    each + decoding / n_vectors as f64
 }

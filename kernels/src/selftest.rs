@@ -375,6 +375,7 @@ mod tests {
         run_rows: None,
         run_row: None,
         skips_columns: false,
+        gemm_from: 4,
     };
 
     #[test]

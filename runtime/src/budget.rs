@@ -2,7 +2,7 @@
 //! from memory.
 
 use crate::kv_cache::CacheType;
-use crate::linear::{PreparedInput, operation};
+use crate::linear::PreparedInput;
 use crate::model::Model;
 use crate::skipped::Density;
 use crate::weights::{Layer, Weights};
@@ -145,7 +145,7 @@ impl Model {
         let n_rows = (n_tiles * linear.tile_rows()).min(linear.rows());
         // Any values will do: no kernel looks at them before it multiplies.
         let x: Vec<f32> = (0..linear.cols()).map(|i| (i % 255) as f32 - 127.0).collect();
-        let operation = operation(n_vectors);
+        let operation = linear.operation(n_vectors);
         let vector = linear.prepare_vector(&self.inner.float, &x, operation);
         let mut input = PreparedInput::new(linear, n_vectors, operation);
         for i in 0..n_vectors {

@@ -105,7 +105,7 @@ impl<O: Observer> Forward<'_, O> {
         let (inputs, [gate_input, up_input]) = self.prepare_all([&layer.gate, up], x.clone(), norm);
         let ([mut gate], mut inputs) = self.product_and_inputs([&layer.gate], inputs, [gate_input]);
         self.observer.lap(Part::GateUp);
-        let gated = if share(&gate, |gate| gate > 0.0) < up.skipping_pays_below() {
+        let gated = if share(&gate, |gate| gate > 0.0) < up.skipping_rows_pays_below() {
             let mut input = inputs.swap_remove(up_input);
             if input.operation() != Operation::Gemv {
                 input = self.prepare(x, norm, up, Operation::Gemv);
@@ -168,7 +168,7 @@ impl<O: Observer> Forward<'_, O> {
     pub(crate) fn down(&mut self, layer: &Layer, gated: Vec<f32>) -> Vec<f32> {
         let down = &layer.down;
         // Rounding makes zeros of more of them.
-        let operation = down.operation(gated.len() / down.cols(), share(&gated, |x| x != 0.0));
+        let operation = down.operation_for(gated.len() / down.cols(), share(&gated, |x| x != 0.0));
         let input = self.prepare(gated, layer.ffn_sub_norm.as_ref(), down, operation);
         let [product] = self.product([down], vec![input], [0]);
         product

@@ -7,7 +7,7 @@
 use crate::config::{Config, RopeStyle};
 use crate::error::Result;
 use crate::kv_cache::KvCache;
-use crate::linear::{Linear, PreparedInput, operation};
+use crate::linear::{Linear, PreparedInput};
 use crate::model::Inner;
 use crate::profile::{Observer, Part};
 use crate::skipped::Skipped;
@@ -145,8 +145,8 @@ impl<O: Observer> Forward<'_, O> {
                 distinct.len() - 1
             });
         }
-        let operation = operation(x.len() / linears[0].cols());
-        let inputs = distinct.into_iter().map(|linear| self.prepare(x.clone(), norm, linear, operation));
+        let n = x.len() / linears[0].cols();
+        let inputs = distinct.into_iter().map(|linear| self.prepare(x.clone(), norm, linear, linear.operation(n)));
         (inputs.collect(), which)
     }
 

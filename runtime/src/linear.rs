@@ -14,11 +14,7 @@ use tritone_kernels::format::{Geometry, Layout, c2, i2s};
 use tritone_kernels::kernel::Operation;
 use tritone_kernels::line::Line;
 use tritone_kernels::matrix::{MatrixPlan, Scales};
-
-/// From this many vectors on, decoding weights once for all vectors is faster than looking them up for
-/// each: AVX2's GEMM has 0.9, 1.2 and 0.9 times the rate of its GEMV for 3 vectors (t3, t5, i2s), 1.1, 1.7 and
-/// 1.1 times for 4, 1.5, 2.0 and 1.3 times for 8. The figures are in `benches/README.md`.
-const GEMM_FROM: usize = 4;
+use tritone_kernels::registry;
 
 /// Where packed weights lie.
 #[derive(Debug)]
@@ -94,11 +90,6 @@ impl PreparedInput {
     }
 }
 
-/// What multiplies so many vectors fastest.
-pub(crate) fn operation(n_vectors: usize) -> Operation {
-    if n_vectors < GEMM_FROM { Operation::Gemv } else { Operation::Gemm }
-}
-
 /// What the products with a matrix need not read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Skips {
@@ -155,7 +146,7 @@ impl Linear {
         let layout = match (&in_place, wanted) {
             (Some((layout, _)), _) => *layout,
             (None, Some(layout)) => layout,
-            (None, None) => tritone_kernels::registry::preferred_layout(options.isa, possible(Layout::I2S)),
+            (None, None) => registry::preferred_layout(options.isa, possible(Layout::I2S)),
         };
         let refused = |what: String| Error::Unsupported {
             at: Box::new(tensor.place()),
@@ -233,18 +224,24 @@ impl Linear {
         self.plan.kernel(operation).skips_columns
     }
 
-    /// What multiplies so many vectors fastest when a share of their activations is not 0.
-    pub(crate) fn operation(&self, n_vectors: usize, nonzero: f64) -> Operation {
-        if self.skips_columns(Operation::Gemv) && nonzero < self.skipping_pays_below() {
-            return Operation::Gemv;
-        }
-        operation(n_vectors)
+    /// What multiplies so many vectors fastest.
+    pub(crate) fn operation(&self, n_vectors: usize) -> Operation {
+        if n_vectors < self.plan.kernel(Operation::Gemv).gemm_from { Operation::Gemv } else { Operation::Gemm }
     }
 
-    /// The share of pairs of a row or a column and a vector below which it is faster to skip all others than to
+    /// The same where a share of the activations is not 0.
+    pub(crate) fn operation_for(&self, n_vectors: usize, nonzero: f64) -> Operation {
+        let skipping_pays = || nonzero < registry::skipping_columns_pays_below(self.plan.isa(), n_vectors);
+        if self.skips_columns(Operation::Gemv) && skipping_pays() {
+            return Operation::Gemv;
+        }
+        self.operation(n_vectors)
+    }
+
+    /// The share of pairs of a row and a vector below which it is faster to skip all others than to
     /// multiply them too.
-    pub(crate) fn skipping_pays_below(&self) -> f64 {
-        tritone_kernels::registry::skipping_pays_below(self.plan.isa())
+    pub(crate) fn skipping_rows_pays_below(&self) -> f64 {
+        registry::skipping_rows_pays_below(self.plan.isa())
     }
 
     pub(crate) fn kernel_name(&self, operation: Operation) -> &'static str {

@@ -1,4 +1,5 @@
-//! Compares the kernels of this processor on one core: `table [ROWS COLS [ROUNDS]]`.
+//! Compares the kernels of this processor on one core: `table [ROWS COLS [ROUNDS [NAME]]]`, with a name only
+//! those whose names it is a part of.
 //!
 //! The kernels take turns, so that another process's load or a change of clock meets all of them
 //! alike, and the median round of each counts. Criterion, which measures one after the other, is the
@@ -22,13 +23,15 @@ struct Row {
 }
 
 fn main() -> ExitCode {
-    let numbers: Option<Vec<usize>> = std::env::args().skip(1).map(|argument| argument.parse().ok()).collect();
+    let mut arguments: Vec<String> = std::env::args().skip(1).collect();
+    let name = if arguments.len() == 4 { arguments.remove(3) } else { String::new() };
+    let numbers: Option<Vec<usize>> = arguments.iter().map(|argument| argument.parse().ok()).collect();
     let (shape, rounds) = match numbers.as_deref() {
         Some([]) => (LARGE[1], 101),
         Some(&[rows, cols]) => ((rows, cols), 101),
         Some(&[rows, cols, rounds]) if rounds > 0 => ((rows, cols), rounds),
         _ => {
-            eprintln!("usage: table [ROWS COLS [ROUNDS]]");
+            eprintln!("usage: table [ROWS COLS [ROUNDS [NAME]]]");
             return ExitCode::FAILURE;
         }
     };
@@ -36,13 +39,16 @@ fn main() -> ExitCode {
     println!("This core reads {} MiB at {:.1} GB/s.\n", MEMORY >> 20, read_bandwidth(rounds.min(21)) / 1e9);
     println!("| kernel | vectors | weights in | us | GB/s of weights | GMAC/s |");
     println!("|---|---:|---|---:|---:|---:|");
-    compare(shape, rounds, Operation::Gemv, 1, Place::Cache);
-    compare(shape, rounds, Operation::Gemv, 1, Place::Memory);
+    compare(shape, rounds, Operation::Gemv, 1, Place::Cache, &name);
+    compare(shape, rounds, Operation::Gemv, 1, Place::Memory, &name);
     for n_vectors in BATCHES {
         // Long products need fewer rounds.
         let rounds = rounds.div_ceil(4 + n_vectors / 16);
         for operation in [Operation::Gemv, Operation::Gemm] {
-            compare(shape, rounds, operation, n_vectors, Place::Cache);
+            compare(shape, rounds, operation, n_vectors, Place::Cache, &name);
+            if n_vectors == 8 {
+                compare(shape, rounds, operation, n_vectors, Place::Memory, &name);
+            }
         }
     }
     ExitCode::SUCCESS
@@ -70,10 +76,11 @@ fn read_bandwidth(rounds: usize) -> f64 {
     rates[rounds / 2]
 }
 
-fn compare(shape: (usize, usize), rounds: usize, operation: Operation, n_vectors: usize, place: Place) {
+fn compare(shape: (usize, usize), rounds: usize, operation: Operation, n_vectors: usize, place: Place, name: &str) {
     let kernels = runnable_kernels().into_iter();
     let mut rows: Vec<Row> = kernels
         .filter(|kernel| kernel.operation == operation && kernel.level != Level::Scalar)
+        .filter(|kernel| kernel.name.contains(name))
         .map(|kernel| Row {
             name: kernel.name.to_owned(),
             product: Product::new(kernel, shape, n_vectors, place),

@@ -15,6 +15,7 @@
 //! * Bound: a pair of products is at most 2 * 3 * 128 = 768 in magnitude (code 3 included), four
 //!   of them 3072, and ten blocks 30,720, which fits 16 bits.
 
+use super::ahead::Ahead;
 use super::scalar::{activations, row_bytes};
 use crate::format::Geometry;
 use crate::format::i2s::{BLOCK, TILE_ROWS};
@@ -57,30 +58,6 @@ fn products(bytes: __m256i, [a0, a1, a2, a3]: [__m256i; 4]) -> __m256i {
     let p = _mm256_add_epi16(_mm256_maddubs_epi16(c0, a0), _mm256_maddubs_epi16(c1, a1));
     let q = _mm256_add_epi16(_mm256_maddubs_epi16(c2, a2), _mm256_maddubs_epi16(c3, a3));
     _mm256_add_epi16(p, q)
-}
-
-/// Memory to ask for while some rows are multiplied.
-#[derive(Clone, Copy)]
-enum Ahead<'a, const N: usize> {
-    /// What follows at this distance, in the order of addresses: hardware then foresees the rest.
-    After(usize),
-    /// These rows.
-    Rows([&'a [u8]; N]),
-}
-
-impl<const N: usize> Ahead<'_, N> {
-    /// Asks for the `step`-th line of each row, or as many neighbouring lines.
-    #[inline]
-    #[target_feature(enable = "avx2")]
-    fn prefetch(&self, first: &[u8], step: usize) {
-        for i in 0..N {
-            let line = match self {
-                Ahead::After(distance) => first.as_ptr().wrapping_add(distance + (step * N + i) * 64),
-                Ahead::Rows(rows) => rows[i].as_ptr().wrapping_add(step * 64),
-            };
-            _mm_prefetch::<_MM_HINT_T0>(line.cast());
-        }
-    }
 }
 
 /// Sums of `N` rows of one length, code times activation.

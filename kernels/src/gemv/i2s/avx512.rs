@@ -14,8 +14,10 @@
 //! 3. Byte `k` of 32 holds the weights `k`, `k+32`, `k+64`, `k+96`. `prepare` lays the codes out so
 //!    that a line holds 32 of one block of 128 and 32 of the next, in the order of the shifted
 //!    bytes. A last single block is padded with zero codes and zero bytes.
-//! 4. [`TOGETHER`] rows go through the codes together, so that a line is loaded once for all.
+//! 4. [`TOGETHER`] rows go through the codes together, so that a line is loaded once for all, and memory is
+//!    asked for ahead ([`super::ahead`]).
 
+use super::ahead::Ahead;
 use super::scalar::row_bytes;
 use crate::format::Geometry;
 use crate::format::i2s::TILE_ROWS as ROWS;
@@ -83,11 +85,15 @@ pub(crate) fn run(
         let (groups, rest) = out.as_chunks_mut::<TOGETHER>();
         for (i, group) in groups.iter_mut().enumerate() {
             let at = first + i * TOGETHER;
-            *group = row_sums([row(at), row(at + 1), row(at + 2), row(at + 3)], codes);
+            *group = row_sums(
+                [row(at), row(at + 1), row(at + 2), row(at + 3)],
+                Ahead::After(2 * TOGETHER * row_bytes),
+                codes,
+            );
         }
         let at = first + groups.len() * TOGETHER;
         for (i, sum) in rest.iter_mut().enumerate() {
-            [*sum] = row_sums([row(at + i)], codes);
+            [*sum] = row_sums([row(at + i)], Ahead::Nothing, codes);
         }
     }
 }
@@ -95,32 +101,34 @@ pub(crate) fn run(
 /// See [`crate::kernel::RunRowsFn`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 pub(crate) fn run_rows(geometry: &Geometry, data: &[u8], rows: &[u32], prepared: &[Line], out: &mut [i32]) {
-    let row = |row: u32| row_bytes(geometry, data, row);
+    let row = |row: &u32| row_bytes(geometry, data, *row);
     let (groups, rest) = rows.as_chunks::<TOGETHER>();
     let (sums, sums_rest) = out.as_chunks_mut::<TOGETHER>();
-    for (group, sums) in groups.iter().zip(sums) {
-        *sums = row_sums(group.map(row), prepared);
+    for (i, (group, sums)) in groups.iter().zip(sums).enumerate() {
+        let next = groups.get(i + 1).unwrap_or(group);
+        *sums = row_sums(group.each_ref().map(row), Ahead::Rows(next.each_ref().map(row)), prepared);
     }
     for (at, sum) in rest.iter().zip(sums_rest) {
-        [*sum] = row_sums([row(*at)], prepared);
+        [*sum] = row_sums([row(at)], Ahead::Nothing, prepared);
     }
 }
 
 /// `N` rows times one prepared vector.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-fn row_sums<const N: usize>(rows: [&[u8]; N], prepared: &[Line]) -> [i32; N] {
+fn row_sums<const N: usize>(rows: [&[u8]; N], ahead: Ahead<N>, prepared: &[Line]) -> [i32; N] {
     let zero = _mm512_setzero_si512();
     let (codes, last) = prepared.as_chunks::<LINES>();
-    let rows = rows.map(|row| row.as_chunks::<64>());
-    let n = rows[0].0.len();
-    let whole = rows.map(|(whole, _)| &whole[..n]);
+    let parts = rows.map(|row| row.as_chunks::<64>());
+    let n = parts[0].0.len();
+    let whole = parts.map(|(whole, _)| &whole[..n]);
     let mut totals = [zero; N];
     let mut from = 0;
     while from < n {
         let to = n.min(from + WIDEN);
         let mut sums = [zero; N];
         for at in from..to {
+            ahead.prefetch(rows[0], at);
             for i in 0..N {
                 sums[i] = add_products(sums[i], load(&whole[i][at]), &codes[at]);
             }
@@ -133,7 +141,7 @@ fn row_sums<const N: usize>(rows: [&[u8]; N], prepared: &[Line]) -> [i32; N] {
     if let [codes] = &codes[n..] {
         for i in 0..N {
             let mut padded = [0; 64];
-            padded[..BLOCK].copy_from_slice(rows[i].1);
+            padded[..BLOCK].copy_from_slice(parts[i].1);
             totals[i] = add_words(totals[i], add_products(zero, load(&padded), codes));
         }
     }

@@ -17,8 +17,13 @@
 //!    bytes. A last single block is padded with zero codes and zero bytes.
 //! 4. A lane takes four products of at most `192 * 128` for every 256 columns: below 2^31 for
 //!    up to 5 million columns, the same limit that the i32 result has.
-//! 5. [`TOGETHER`] rows go through the codes together, so that a line is loaded once for all.
+//! 5. Rows go through the codes one after the other, in the order of memory, which is asked for
+//!    [`AHEAD`] bytes on; loading a line of codes for each row costs less than reading at four places.
+//! 6. Several vectors: weights are shifted down instead, which four vectors share, and all positions of a
+//!    row have the same sums: 16 of them for four rows and four vectors. A group of rows meets all vectors
+//!    before the next one is read, so memory is read once.
 
+use super::ahead::Ahead;
 use super::avx512::{BLOCK, LINES, prepared_lines};
 use super::scalar::row_bytes;
 use crate::format::Geometry;
@@ -28,8 +33,11 @@ use crate::line::Line;
 use core::arch::x86_64::*;
 use core::ops::Range;
 
-/// Rows that share a load of the codes; divides [`ROWS`].
+/// Bytes; 1 KiB and 5 KiB gave less.
+const AHEAD: usize = 2048;
+/// Rows whose sums are added up together, and vectors that share weights shifted down; divides [`ROWS`].
 const TOGETHER: usize = 4;
+
 /// See [`crate::kernel::RunFn`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 pub(crate) fn run(
@@ -42,25 +50,37 @@ pub(crate) fn run(
 ) {
     let row_bytes = geometry.cols / 4;
     let lines = prepared_lines(geometry);
-    assert_eq!(prepared.len(), n_vectors * lines);
-    assert_eq!(out.len(), n_vectors * tiles.len() * ROWS);
-    let row = |at: usize| &data[at * row_bytes..][..row_bytes];
     let n_outputs = tiles.len() * ROWS;
+    assert_eq!(prepared.len(), n_vectors * lines);
+    assert_eq!(out.len(), n_vectors * n_outputs);
+    let row = |at: usize| &data[at * row_bytes..][..row_bytes];
+    let vector = |v: usize| &prepared[v * lines..][..lines];
     let first = tiles.start * ROWS;
     let present = geometry.rows.saturating_sub(first).min(n_outputs);
-    for vector in 0..n_vectors {
-        let codes = &prepared[vector * lines..][..lines];
-        let out = &mut out[vector * n_outputs..][..n_outputs];
-        let (out, missing) = out.split_at_mut(present);
-        missing.fill(0);
-        let (groups, rest) = out.as_chunks_mut::<TOGETHER>();
-        for (i, group) in groups.iter_mut().enumerate() {
-            let at = first + i * TOGETHER;
-            *group = row_sums([row(at), row(at + 1), row(at + 2), row(at + 3)], codes);
+    for sums in out.chunks_exact_mut(n_outputs.max(1)) {
+        sums[present..].fill(0);
+    }
+    let groups = present / TOGETHER * TOGETHER;
+    for i in (0..groups).step_by(TOGETHER) {
+        let at = first + i;
+        let rows = [row(at), row(at + 1), row(at + 2), row(at + 3)];
+        let mut ahead = Ahead::After(AHEAD);
+        let mut v = 0;
+        while v + TOGETHER <= n_vectors {
+            let sums = several_sums(rows, ahead, [vector(v), vector(v + 1), vector(v + 2), vector(v + 3)]);
+            for (sums, v) in sums.iter().zip(v..) {
+                out[v * n_outputs + i..][..TOGETHER].copy_from_slice(sums);
+            }
+            (v, ahead) = (v + TOGETHER, Ahead::Nothing);
         }
-        let at = first + groups.len() * TOGETHER;
-        for (i, sum) in rest.iter_mut().enumerate() {
-            [*sum] = row_sums([row(at + i)], codes);
+        for v in v..n_vectors {
+            out[v * n_outputs + i..][..TOGETHER].copy_from_slice(&row_sums(rows, ahead, vector(v)));
+            ahead = Ahead::Nothing;
+        }
+    }
+    for i in groups..present {
+        for v in 0..n_vectors {
+            [out[v * n_outputs + i]] = row_sums([row(first + i)], Ahead::Nothing, vector(v));
         }
     }
 }
@@ -68,47 +88,43 @@ pub(crate) fn run(
 /// See [`crate::kernel::RunRowsFn`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 pub(crate) fn run_rows(geometry: &Geometry, data: &[u8], rows: &[u32], prepared: &[Line], out: &mut [i32]) {
-    let row = |row: u32| row_bytes(geometry, data, row);
+    let row = |row: &u32| row_bytes(geometry, data, *row);
     let (groups, rest) = rows.as_chunks::<TOGETHER>();
     let (sums, sums_rest) = out.as_chunks_mut::<TOGETHER>();
-    for (group, sums) in groups.iter().zip(sums) {
-        *sums = row_sums(group.map(row), prepared);
+    for (i, (group, sums)) in groups.iter().zip(sums).enumerate() {
+        let next = groups.get(i + 1).unwrap_or(group);
+        *sums = row_sums(group.each_ref().map(row), Ahead::Rows(next.each_ref().map(row)), prepared);
     }
     for (at, sum) in rest.iter().zip(sums_rest) {
-        [*sum] = row_sums([row(*at)], prepared);
+        [*sum] = row_sums([row(at)], Ahead::Nothing, prepared);
     }
 }
 
-/// `N` rows times one prepared vector.
+/// `N` rows times one prepared vector, one row after the other: hardware foresees what is read in order.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn row_sums<const N: usize>(rows: [&[u8]; N], prepared: &[Line]) -> [i32; N] {
+fn row_sums<const N: usize>(rows: [&[u8]; N], ahead: Ahead<N>, prepared: &[Line]) -> [i32; N] {
     let (codes, last) = prepared.as_chunks::<LINES>();
-    let rows = rows.map(|row| row.as_chunks::<64>());
-    let n = rows[0].0.len();
-    let whole = rows.map(|(whole, _)| &whole[..n]);
-    let mut sums = [[_mm512_setzero_si512(); LINES]; N];
-    for (at, codes) in codes[..n].iter().enumerate() {
-        for i in 0..N {
-            sums[i] = add_products(sums[i], load(&whole[i][at]), codes);
+    let activations = activations(last);
+    let mut totals = [_mm512_setzero_si512(); N];
+    for (r, total) in totals.iter_mut().enumerate() {
+        let (whole, rest) = rows[r].as_chunks::<64>();
+        let (whole_codes, last_codes) = codes.split_at(whole.len());
+        let mut sums = [_mm512_setzero_si512(); LINES];
+        for (at, (bytes, codes)) in whole.iter().zip(whole_codes).enumerate() {
+            ahead.prefetch_row(rows[r], r, at);
+            sums = add_products(sums, load(bytes), codes);
         }
-    }
-    if let [codes] = &codes[n..] {
-        for i in 0..N {
-            let mut padded = [0; 64];
-            padded[..BLOCK].copy_from_slice(rows[i].1);
-            sums[i] = add_products(sums[i], load(&padded), codes);
+        if let [codes] = last_codes {
+            sums = add_products(sums, half(rest), codes);
         }
-    }
-    let [a, b, c, d, ..] = last[0].0;
-    let activations = i32::from_le_bytes([a, b, c, d]);
-    sums.map(|[first, second, third, fourth]| {
+        let [first, second, third, fourth] = sums;
         let first = _mm512_add_epi32(first, _mm512_srai_epi32::<2>(second));
         let third = _mm512_srai_epi32::<4>(third);
         let fourth = _mm512_srai_epi32::<6>(fourth);
-        let sum = _mm512_add_epi32(first, _mm512_add_epi32(third, fourth));
-        _mm512_reduce_add_epi32(sum) - activations
-    })
+        *total = _mm512_add_epi32(first, _mm512_add_epi32(third, fourth));
+    }
+    lane_sums(totals).map(|sum| sum - activations)
 }
 
 /// Adds 256 products, by the position of the weight in its byte.
@@ -122,4 +138,98 @@ fn add_products(sums: [__m512i; LINES], bytes: __m512i, codes: &[Line; LINES]) -
         sums[i] = _mm512_dpbusd_epi32(sums[i], weights, load(&codes[i].0));
     }
     sums
+}
+
+/// Four rows times four prepared vectors: `[vector][row]`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn several_sums(
+    rows: [&[u8]; TOGETHER],
+    ahead: Ahead<TOGETHER>,
+    vectors: [&[Line]; TOGETHER],
+) -> [[i32; TOGETHER]; TOGETHER] {
+    let parts = rows.map(|row| row.as_chunks::<64>());
+    let n = parts[0].0.len();
+    let whole = parts.map(|(whole, _)| &whole[..n]);
+    let fours = vectors.map(|vector| vector.as_chunks::<LINES>().0);
+    let n_fours = fours[0].len();
+    let fours = fours.map(|four| &four[..n_fours]);
+    let mut sums = [[_mm512_setzero_si512(); TOGETHER]; TOGETHER];
+    for at in 0..n {
+        ahead.prefetch(rows[0], at);
+        let bytes = whole.map(|whole| load(&whole[at]));
+        add_several(&mut sums, bytes, fours.map(|four| &four[at]));
+    }
+    if n < n_fours {
+        add_several(&mut sums, parts.map(|(_, rest)| half(rest)), fours.map(|four| &four[n]));
+    }
+    let mut out = [[0; TOGETHER]; TOGETHER];
+    for ((out, sums), vector) in out.iter_mut().zip(sums).zip(vectors) {
+        let activations = activations(vector.as_chunks::<LINES>().1);
+        *out = lane_sums(sums).map(|sum| sum - activations);
+    }
+    out
+}
+
+/// Adds 256 products of four rows with four vectors.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn add_several(
+    sums: &mut [[__m512i; TOGETHER]; TOGETHER],
+    bytes: [__m512i; TOGETHER],
+    codes: [&[Line; LINES]; TOGETHER],
+) {
+    let three = _mm512_set1_epi8(3);
+    let mut bytes = bytes;
+    for line in 0..LINES {
+        let weights = bytes.map(|bytes| _mm512_and_si512(bytes, three));
+        for (sums, codes) in sums.iter_mut().zip(codes) {
+            let codes = load(&codes[line].0);
+            for (sum, weights) in sums.iter_mut().zip(weights) {
+                *sum = _mm512_dpbusd_epi32(*sum, weights, codes);
+            }
+        }
+        // What comes in from the neighbouring byte is above the two bits that the mask keeps.
+        bytes = bytes.map(|bytes| _mm512_srli_epi32::<2>(bytes));
+    }
+}
+
+/// 32 bytes, and zeros.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn half(bytes: &[u8]) -> __m512i {
+    let mut padded = [0; 64];
+    padded[..BLOCK].copy_from_slice(bytes);
+    load(&padded)
+}
+
+/// The sum of the activations, from the line after them.
+#[inline]
+fn activations(last: &[Line]) -> i32 {
+    let [a, b, c, d, ..] = last[0].0;
+    i32::from_le_bytes([a, b, c, d])
+}
+
+/// The sum of each register's lanes.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vl")]
+fn lane_sums<const N: usize>(sums: [__m512i; N]) -> [i32; N] {
+    // Four at a time share their additions.
+    if let Ok(four) = <[__m512i; 4]>::try_from(sums.as_slice()) {
+        let [a, b, c, d] = four.map(|sum| {
+            let (low, high) = (_mm512_castsi512_si256(sum), _mm512_extracti64x4_epi64::<1>(sum));
+            _mm256_add_epi32(low, high)
+        });
+        let all = _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
+        let all = _mm_add_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256::<1>(all));
+        let all = lanes(all);
+        return core::array::from_fn(|i| all[i]);
+    }
+    sums.map(|sum| _mm512_reduce_add_epi32(sum))
+}
+
+#[inline]
+#[target_feature(enable = "sse4.1")]
+fn lanes(x: __m128i) -> [i32; 4] {
+    [_mm_extract_epi32::<0>(x), _mm_extract_epi32::<1>(x), _mm_extract_epi32::<2>(x), _mm_extract_epi32::<3>(x)]
 }

@@ -1,6 +1,8 @@
 //! GEMV on the `i2s` layout.
 
 #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
+mod ahead;
+#[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
 pub(crate) mod avx2;
 #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
 pub(crate) mod avx512;

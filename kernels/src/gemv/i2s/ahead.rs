@@ -1,0 +1,47 @@
+//! Asking for rows of I2_S before they are multiplied.
+//!
+//! A kernel that takes four rows side by side reads memory at four places, and hardware prefetchers stop at
+//! pages of 4 KiB. Asked for in the order of addresses, one core of a Zen 3 read 9 to 11 GB/s instead of
+//! 4.3. On a Sapphire Rapids (virtual machines both) one core read 8.4 GB/s before, 8 to 10 with that, and 11.5 to
+//! 13.8 where a kernel takes one row after the other and asks for what is 2 KiB on.
+
+use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+
+/// Memory to ask for while some rows are multiplied.
+#[derive(Clone, Copy)]
+pub(super) enum Ahead<'a, const N: usize> {
+    /// What follows at this distance, in the order of addresses: hardware then foresees the rest.
+    After(usize),
+    /// These rows.
+    Rows([&'a [u8]; N]),
+    /// They are in the cache already.
+    Nothing,
+}
+
+impl<const N: usize> Ahead<'_, N> {
+    /// Asks for the `step`-th line of each row, or as many neighbouring lines.
+    #[inline]
+    #[target_feature(enable = "sse")]
+    pub(super) fn prefetch(&self, first: &[u8], step: usize) {
+        for i in 0..N {
+            let line = match self {
+                Ahead::After(distance) => first.as_ptr().wrapping_add(distance + (step * N + i) * 64),
+                Ahead::Rows(rows) => rows[i].as_ptr().wrapping_add(step * 64),
+                Ahead::Nothing => return,
+            };
+            _mm_prefetch::<_MM_HINT_T0>(line.cast());
+        }
+    }
+
+    /// The same for the `step`-th line of row `r` alone, which is at `row` now.
+    #[inline]
+    #[target_feature(enable = "sse")]
+    pub(super) fn prefetch_row(&self, row: &[u8], r: usize, step: usize) {
+        let line = match self {
+            Ahead::After(distance) => row.as_ptr().wrapping_add(distance + step * 64),
+            Ahead::Rows(rows) => rows[r].as_ptr().wrapping_add(step * 64),
+            Ahead::Nothing => return,
+        };
+        _mm_prefetch::<_MM_HINT_T0>(line.cast());
+    }
+}
