@@ -29,10 +29,12 @@ impl<O: Observer> Forward<'_, O> {
         let Config { n_heads, n_kv_heads, head_dim, .. } = self.model.config;
         let group = n_heads / n_kv_heads;
         let n_tokens = q.len() / (n_heads * head_dim);
-        let mut out = vec![0.0; q.len()];
+        let mut out = self.scratch.take(q.len());
         let cache = std::mem::take(&mut self.cache.layers[layer]);
         let input = (Arc::clone(self.model), cache, q);
-        let (_, cache, _) = self.pool.run(
+        let buffers = self.buffers();
+        let ((_, cache, q), buffers) = self.pool.run_in(
+            buffers,
             input,
             n_tokens * n_kv_heads,
             1,
@@ -53,6 +55,8 @@ impl<O: Observer> Forward<'_, O> {
                 }
             },
         );
+        self.give_all(buffers);
+        self.scratch.give(q);
         self.cache.layers[layer] = cache;
         out
     }

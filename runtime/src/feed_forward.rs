@@ -14,7 +14,14 @@ use crate::profile::{Observer, Part};
 use crate::weights::Layer;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use tritone_kernels::kernel::Operation;
+
+/// If fewer gates than that would have to be positive for skipping to pay, nobody looks.
+const RARELY: f64 = 0.15;
+
+/// Rows of gate and up that one work item multiplies with all tokens.
+const ITEM_ROWS: usize = 256;
 
 /// Rows of up that one work item multiplies with several tokens.
 const PAIR_ROWS: usize = 64;
@@ -35,13 +42,14 @@ impl<O: Observer> Forward<'_, O> {
         }
         let [gate, up] = self.product([gate, up], inputs, which);
         self.observer.lap(Part::GateUp);
-        let mut gated = vec![0.0; gate.len()];
+        let mut gated = self.scratch.take(gate.len());
         match activation {
             Activation::ReluSquared => self.model.float.relu2_gate(&gate, &up, &mut gated),
             Activation::Silu => self.model.float.silu_gate(&gate, &up, &mut gated),
         }
+        self.scratch.give(up);
         self.observer.lap(Part::Activation);
-        self.observer.gates(&gate);
+        self.count_gates(&gate);
         gated
     }
 
@@ -95,14 +103,18 @@ impl<O: Observer> Forward<'_, O> {
         );
         self.skipped.rows(gates.iter().filter(|gate| **gate > 0.0).count(), rows);
         self.observer.lap(Part::GateUp);
-        self.observer.gates(&gates);
+        self.count_gates(&gates);
         gated
     }
 
     /// The same for several tokens.
     fn gated_several(&mut self, layer: &Layer, x: Vec<f32>) -> Vec<f32> {
         let (up, norm) = (&layer.up, Some(&layer.ffn_norm));
-        let (inputs, [gate_input, up_input]) = self.prepare_all([&layer.gate, up], x.clone(), norm);
+        if up.skipping_rows_pays_below() < RARELY {
+            return self.gated_tiles(layer, x);
+        }
+        let copy = self.scratch.copy(&x);
+        let (inputs, [gate_input, up_input]) = self.prepare_all([&layer.gate, up], copy, norm);
         let ([mut gate], mut inputs) = self.product_and_inputs([&layer.gate], inputs, [gate_input]);
         self.observer.lap(Part::GateUp);
         let gated = if share(&gate, |gate| gate > 0.0) < up.skipping_rows_pays_below() {
@@ -115,12 +127,63 @@ impl<O: Observer> Forward<'_, O> {
             gated
         } else {
             let [ups] = self.product([up], inputs, [up_input]);
-            let mut gated = vec![0.0; gate.len()];
+            let mut gated = self.scratch.take(gate.len());
             self.model.float.relu2_gate(&gate, &ups, &mut gated);
+            self.scratch.give(ups);
             gated
         };
         self.observer.lap(Part::GateUp);
-        self.observer.gates(&gate);
+        self.count_gates(&gate);
+        self.scratch.give(gate);
+        gated
+    }
+
+    /// All rows of gate and up for several tokens: a work item makes both and what follows from them, so neither
+    /// is stored.
+    fn gated_tiles(&mut self, layer: &Layer, x: Vec<f32>) -> Vec<f32> {
+        let (gate, up) = (&layer.gate, &layer.up);
+        let n = x.len() / gate.cols();
+        let (inputs, which) = self.prepare_all([gate, up], x, Some(&layer.ffn_norm));
+        let (rows, gate_rows, up_rows) = (gate.rows(), gate.tile_rows(), up.tile_rows());
+        // Tiles of one are whole tiles of the other.
+        let step = gate_rows.max(up_rows) * (ITEM_ROWS / gate_rows.max(up_rows)).max(1);
+        let rows_of = move |item: usize| item * step..((item + 1) * step).min(rows);
+        let mut gated = self.scratch.take(n * rows);
+        let buffers = self.buffers();
+        let input = (Arc::clone(self.model), Arc::clone(gate), Arc::clone(up), inputs, AtomicU64::new(0));
+        let ((.., positive), buffers) = self.pool.run_in(
+            buffers,
+            input,
+            rows.div_ceil(step),
+            1,
+            move |(model, gate, up, inputs, positive), items, out: &mut Vec<f32>| {
+                let (mut gates, mut ups) = (Vec::new(), Vec::new());
+                for item in items {
+                    let rows = rows_of(item);
+                    let tiles = |tile_rows: usize| rows.start / tile_rows..rows.end.div_ceil(tile_rows);
+                    gates.clear();
+                    ups.clear();
+                    gate.product(tiles(gate_rows), &inputs[which[0]], &mut gates);
+                    up.product(tiles(up_rows), &inputs[which[1]], &mut ups);
+                    let start = out.len();
+                    out.resize(start + gates.len(), 0.0);
+                    model.float.relu2_gate(&gates, &ups, &mut out[start..]);
+                    if O::COUNTS_GATES {
+                        let some = gates.iter().filter(|gate| **gate > 0.0).count();
+                        positive.fetch_add(some as u64, Ordering::Relaxed);
+                    }
+                }
+            },
+            |items, values| {
+                let some = rows_of(items.start);
+                for (token, part) in values.chunks_exact(some.len()).enumerate() {
+                    gated[token * rows..][some.clone()].copy_from_slice(part);
+                }
+            },
+        );
+        self.give_all(buffers);
+        self.observer.lap(Part::GateUp);
+        self.observer.gates(positive.into_inner(), (n * rows) as u64);
         gated
     }
 
@@ -162,6 +225,13 @@ impl<O: Observer> Forward<'_, O> {
             },
         );
         (gated, gate)
+    }
+
+    fn count_gates(&mut self, gates: &[f32]) {
+        if O::COUNTS_GATES {
+            let positive = gates.iter().filter(|gate| **gate > 0.0).count();
+            self.observer.gates(positive as u64, gates.len() as u64);
+        }
     }
 
     /// The second half: `[token][hidden]` from what [`Forward::gated`] made.

@@ -10,6 +10,7 @@ use crate::kv_cache::KvCache;
 use crate::linear::{Linear, PreparedInput};
 use crate::model::Inner;
 use crate::profile::{Observer, Part};
+use crate::scratch::Scratch;
 use crate::skipped::Skipped;
 use crate::threads::Pool;
 use std::ops::Range;
@@ -78,6 +79,7 @@ pub(crate) struct Forward<'a, O> {
     pub(crate) rope: &'a mut RopeTables,
     /// Counts what need not be read.
     pub(crate) skipped: &'a mut Skipped,
+    pub(crate) scratch: &'a mut Scratch,
     /// Hears which part of the work is done.
     pub(crate) observer: &'a mut O,
 }
@@ -90,10 +92,14 @@ impl<O: Observer> Forward<'_, O> {
         let (config, weights, float) = (&model.config, &model.weights, &model.float);
         self.observer.start();
         self.rope.extend(position + tokens.len());
+        if tokens.len() == 1 {
+            self.scratch.keep_small();
+        }
         let mut x = weights.embedding.rows(tokens)?;
         self.observer.lap(Part::Other);
         for (i, layer) in weights.layers.iter().enumerate() {
-            let [mut q, mut k, v] = self.project([&layer.q, &layer.k, &layer.v], x.clone(), Some(&layer.attn_norm));
+            let copy = self.scratch.copy(&x);
+            let [mut q, mut k, v] = self.project([&layer.q, &layer.k, &layer.v], copy, Some(&layer.attn_norm));
             self.observer.lap(Part::Qkv);
             if let Some(norms) = &layer.qk_norms {
                 float.rms_norm_heads(&mut q, &norms.q, config.rms_eps);
@@ -103,16 +109,21 @@ impl<O: Observer> Forward<'_, O> {
             self.rotate_and_store(i, position, &mut q, &mut k, &v);
             self.observer.lap(Part::Rope);
             let attention = self.attention(i, position, q);
+            self.scratch.give(k);
+            self.scratch.give(v);
             self.observer.lap(Part::Attention);
             let [output] = self.project([&layer.output], attention, layer.attn_sub_norm.as_ref());
             self.observer.lap(Part::Output);
             float.add_assign(&mut x, &output);
+            self.scratch.give(output);
             self.observer.lap(Part::Other);
 
-            let gated = self.gated(layer, x.clone());
+            let copy = self.scratch.copy(&x);
+            let gated = self.gated(layer, copy);
             let down = self.down(layer, gated);
             self.observer.lap(Part::Down);
             float.add_assign(&mut x, &down);
+            self.scratch.give(down);
             self.observer.lap(Part::Other);
         }
         Ok(x)
@@ -146,8 +157,13 @@ impl<O: Observer> Forward<'_, O> {
             });
         }
         let n = x.len() / linears[0].cols();
-        let inputs = distinct.into_iter().map(|linear| self.prepare(x.clone(), norm, linear, linear.operation(n)));
-        (inputs.collect(), which)
+        let mut inputs = Vec::with_capacity(distinct.len());
+        for linear in distinct {
+            let copy = self.scratch.copy(&x);
+            inputs.push(self.prepare(copy, norm, linear, linear.operation(n)));
+        }
+        self.scratch.give(x);
+        (inputs, which)
     }
 
     /// Norms (if `norm` is given), quantises and prepares each row of `x` for `linear` and for all
@@ -164,7 +180,7 @@ impl<O: Observer> Forward<'_, O> {
         let eps = self.model.config.rms_eps;
         let input = (Arc::clone(self.model), Arc::clone(linear), norm.cloned(), x);
         let (mut norm_nanos, mut quantise_nanos, mut n_nonzero) = (0, 0, 0);
-        self.pool.run(
+        let (_, _, _, x) = self.pool.run(
             input,
             n,
             1,
@@ -191,6 +207,7 @@ impl<O: Observer> Forward<'_, O> {
                 }
             },
         );
+        self.scratch.give(x);
         if linear.skips_columns(operation) {
             self.skipped.columns(n_nonzero, n * cols);
         }
@@ -217,12 +234,14 @@ impl<O: Observer> Forward<'_, O> {
     ) -> ([Vec<f32>; N], Vec<PreparedInput>) {
         let n = inputs[0].n_vectors();
         let linears = linears.map(Arc::clone);
-        let mut outputs: [Vec<f32>; N] = std::array::from_fn(|i| vec![0.0; n * linears[i].rows()]);
+        let mut outputs: [Vec<f32>; N] = std::array::from_fn(|i| self.scratch.take(n * linears[i].rows()));
         let items = items(&linears, self.pool.n_threads());
         let shape: Vec<_> = linears.iter().map(|linear| (linear.rows(), linear.tile_rows())).collect();
         let placed = items.clone();
         let n_items = items.len();
-        let (_, inputs, _) = self.pool.run(
+        let buffers = self.buffers();
+        let ((_, inputs, _), buffers) = self.pool.run_in(
+            buffers,
             (linears, inputs, items),
             n_items,
             1,
@@ -240,7 +259,17 @@ impl<O: Observer> Forward<'_, O> {
                 }
             },
         );
+        self.give_all(buffers);
         (outputs, inputs)
+    }
+
+    /// A buffer for each thread.
+    pub(crate) fn buffers(&mut self) -> Vec<Vec<f32>> {
+        (0..self.pool.n_threads()).map(|_| self.scratch.take_empty()).collect()
+    }
+
+    pub(crate) fn give_all(&mut self, buffers: Vec<Vec<f32>>) {
+        buffers.into_iter().for_each(|buffer| self.scratch.give(buffer));
     }
 
     fn rotate_and_store(&mut self, layer: usize, position: usize, q: &mut [f32], k: &mut [f32], v: &[f32]) {

@@ -23,6 +23,7 @@ pub mod quantize;
 pub mod safetensors;
 pub mod sampler;
 pub mod scores;
+mod scratch;
 mod screen;
 pub mod session;
 pub mod skipped;

@@ -6,6 +6,7 @@ use crate::kv_cache::KvCache;
 use crate::model::Inner;
 use crate::profile::{Observer, Off, Profile};
 use crate::scores::{Need, Scores};
+use crate::scratch::Scratch;
 use crate::screen::Screen;
 use crate::skipped::Skipped;
 use crate::threads::Pool;
@@ -13,7 +14,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// How many prompt tokens go through the layers at once when the caller does not say.
-pub const DEFAULT_CHUNK: usize = 128;
+pub const DEFAULT_CHUNK: usize = 512;
 
 /// A sequence of tokens and everything that the model remembers of them.
 ///
@@ -35,6 +36,7 @@ pub struct Session {
     full_steps: u32,
     ahead: Ahead,
     skipped: Skipped,
+    scratch: Scratch,
     /// While there is one, the parts of the work are timed.
     pub(crate) profile: Option<Profile>,
 }
@@ -83,6 +85,7 @@ impl Session {
             full_steps: 0,
             ahead: Ahead::default(),
             skipped: Skipped::default(),
+            scratch: Scratch::default(),
             profile: None,
             model,
         })
@@ -372,6 +375,7 @@ impl Session {
             cache: &mut self.cache,
             rope: &mut self.rope,
             skipped: &mut self.skipped,
+            scratch: &mut self.scratch,
             observer,
         }
     }

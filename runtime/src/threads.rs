@@ -132,13 +132,37 @@ impl Pool {
     ///
     /// # Panics
     /// `grain` is 0, or `work` panicked.
-    pub fn run<T, O, F, C>(&mut self, input: T, n_items: usize, grain: usize, work: F, mut collect: C) -> T
+    pub fn run<T, O, F, C>(&mut self, input: T, n_items: usize, grain: usize, work: F, collect: C) -> T
     where
         T: Send + Sync + 'static,
         O: Send + 'static,
         F: Fn(&T, Range<usize>, &mut Vec<O>) + Send + Sync + 'static,
         C: FnMut(Range<usize>, &[O]),
     {
+        let buffers = (0..self.n_threads()).map(|_| Vec::new()).collect();
+        self.run_in(buffers, input, n_items, grain, work, collect).0
+    }
+
+    /// The same, with a buffer for each thread's results, which come back.
+    ///
+    /// # Panics
+    /// As [`Pool::run`], or there are fewer buffers than threads.
+    pub(crate) fn run_in<T, O, F, C>(
+        &mut self,
+        buffers: Vec<Vec<O>>,
+        input: T,
+        n_items: usize,
+        grain: usize,
+        work: F,
+        mut collect: C,
+    ) -> (T, Vec<Vec<O>>)
+    where
+        T: Send + Sync + 'static,
+        O: Send + 'static,
+        F: Fn(&T, Range<usize>, &mut Vec<O>) + Send + Sync + 'static,
+        C: FnMut(Range<usize>, &[O]),
+    {
+        assert!(buffers.len() >= self.n_threads(), "a buffer for each thread");
         assert!(grain > 0, "a range holds at least one item");
         let n = self.n_threads().min(n_items.div_ceil(grain)).max(1);
         let per_section = n_items.div_ceil(grain).div_ceil(n) * grain;
@@ -152,7 +176,13 @@ impl Pool {
                     (AtomicUsize::new(start), (start + per_section).min(n_items))
                 })
                 .collect(),
-            slots: (0..self.n_threads()).map(|_| Mutex::new(Slot { ranges: Vec::new(), values: Vec::new() })).collect(),
+            slots: buffers
+                .into_iter()
+                .map(|mut values| {
+                    values.clear();
+                    Mutex::new(Slot { ranges: Vec::new(), values })
+                })
+                .collect(),
         });
         if n == 1 {
             job.work(0);
@@ -163,6 +193,7 @@ impl Pool {
         let Ok(job) = Arc::try_unwrap(job) else {
             unreachable!("every worker drops its share of the job before the barrier");
         };
+        let mut buffers = Vec::with_capacity(job.slots.len());
         for slot in job.slots {
             let slot = slot.into_inner().unwrap_or_else(PoisonError::into_inner);
             let mut start = 0;
@@ -170,8 +201,9 @@ impl Pool {
                 collect(range, &slot.values[start..end]);
                 start = end;
             }
+            buffers.push(slot.values);
         }
-        job.input
+        (job.input, buffers)
     }
 
     fn fork_join(&mut self, job: Arc<dyn Job>) {
