@@ -32,7 +32,7 @@ use core::arch::asm;
 use core::ops::Range;
 
 /// 512 vectors have 640 KiB of columns in a panel; processors with AMX have a second cache of 2 MiB.
-const BLOCKING: Blocking = Blocking { vectors: 512, together: 2 * ROWS, quads: ROWS };
+const BLOCKING: Blocking = Blocking { vectors: 512, together: 2 * ROWS, quads: ROWS, panel: 640, starts: true };
 
 /// Rows of a tile at most, and its bytes in a row.
 const ROWS: usize = 16;

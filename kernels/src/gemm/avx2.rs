@@ -29,7 +29,7 @@ use core::arch::x86_64::*;
 use core::ops::Range;
 use strips::{Blocking, Columns, Quad, STRIP, Strip, drive};
 
-const BLOCKING: Blocking = Blocking { vectors: 128, together: 4, quads: 2 };
+const BLOCKING: Blocking = Blocking { vectors: 128, together: 4, quads: 2, panel: 320, starts: false };
 
 /// Two quads: what one round of the inner loop takes.
 type Pair = [Quad; 2];

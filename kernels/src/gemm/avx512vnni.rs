@@ -21,7 +21,7 @@ use core::arch::x86_64::*;
 use core::ops::Range;
 
 /// 256 vectors have 320 KiB of columns in a panel; processors with AVX-512 have a second cache of 1 MiB or more.
-const BLOCKING: Blocking = Blocking { vectors: 256, together: 8, quads: 1 };
+const BLOCKING: Blocking = Blocking { vectors: 256, together: 8, quads: 1, panel: 320, starts: true };
 
 pub(crate) fn prepare(geometry: &Geometry, codes: &[i8], out: &mut [Line]) {
     super::prepare(geometry, codes, out);
@@ -88,27 +88,37 @@ fn multiply_some<const N: usize>(strip: &mut Strip, v: usize) {
     }
 }
 
-/// Adds the products of a strip's rows to the sums of vector `v`, as far as there are rows. A half's lanes are
-/// rows 0-3, 16-19, 4-7, 20-23 and 8-11, 24-27, 12-15, 28-31.
+/// Adds the products of a strip's rows to the sums of vector `v`, or starts them, as far as there are rows. A half's
+/// lanes are rows 0-3, 16-19, 4-7, 20-23 and 8-11, 24-27, 12-15, 28-31.
 #[inline]
 #[target_feature(enable = "avx512f")]
 pub(super) fn add(strip: &mut Strip, v: usize, low: __m512i, high: __m512i) {
-    let sums = strip.sums(v);
-    let (first, second) = strip.out[sums][..strip.n_rows].split_at_mut(strip.n_rows.min(16));
-    add_sixteen(first, _mm512_shuffle_i32x4::<0b10_00_10_00>(low, high));
-    add_sixteen(second, _mm512_shuffle_i32x4::<0b11_01_11_01>(low, high));
+    let start = strip.first.then(|| strip.start(v));
+    let (sums, missing) = {
+        let sums = strip.sums(v);
+        strip.out[sums].split_at_mut(strip.n_rows)
+    };
+    let (first, second) = sums.split_at_mut(strip.n_rows.min(16));
+    add_sixteen(first, start, _mm512_shuffle_i32x4::<0b10_00_10_00>(low, high));
+    add_sixteen(second, start, _mm512_shuffle_i32x4::<0b11_01_11_01>(low, high));
+    if strip.first {
+        missing.fill(0);
+    }
 }
 
-/// Adds products to at most 16 sums.
+/// Adds products to at most 16 sums, or sets them to `start` and the products.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn add_sixteen(sums: &mut [i32], products: __m512i) {
+fn add_sixteen(sums: &mut [i32], start: Option<i32>, products: __m512i) {
     debug_assert!(sums.len() <= 16);
     let mask = 0xffff_u16.checked_shr(16 - sums.len() as u32).unwrap_or(0);
     // SAFETY: the lanes that the mask has are as many as `sums` has places, from the first on; the
     // others are neither read nor written.
     unsafe {
-        let before = _mm512_maskz_loadu_epi32(mask, sums.as_ptr());
+        let before = match start {
+            Some(start) => _mm512_set1_epi32(start),
+            None => _mm512_maskz_loadu_epi32(mask, sums.as_ptr()),
+        };
         _mm512_mask_storeu_epi32(sums.as_mut_ptr(), mask, _mm512_add_epi32(before, products));
     }
 }

@@ -21,7 +21,7 @@ use crate::line::Line;
 use core::arch::x86_64::*;
 use core::ops::Range;
 
-const BLOCKING: Blocking = Blocking { vectors: 128, together: 2, quads: 1 };
+const BLOCKING: Blocking = Blocking { vectors: 128, together: 2, quads: 1, panel: 320, starts: false };
 
 pub(crate) fn prepare(geometry: &Geometry, codes: &[i8], out: &mut [Line]) {
     super::prepare(geometry, codes, out);

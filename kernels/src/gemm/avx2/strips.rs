@@ -32,13 +32,13 @@ pub(in crate::gemm) const STRIP: usize = 32;
 pub(in crate::gemm) const QUAD: usize = 4;
 
 /// Quads of a panel at most.
-const PANEL: usize = 320;
+const MAX_PANEL: usize = 640;
 
 /// The codes of one quad: four octets of 8 rows x 4 columns.
 pub(in crate::gemm) type Quad = [[u8; 32]; 4];
 
 #[repr(C, align(64))]
-struct Panel([Quad; PANEL]);
+struct Panel([Quad; MAX_PANEL]);
 
 /// How the work is cut for an instruction set.
 #[derive(Clone, Copy)]
@@ -49,6 +49,10 @@ pub(in crate::gemm) struct Blocking {
     pub(in crate::gemm) together: usize,
     /// A strip has a multiple of so many quads; divides [`TOGETHER`] columns.
     pub(in crate::gemm) quads: usize,
+    /// Quads of a panel at most: 320 are 40 KiB, which the first cache holds.
+    pub(in crate::gemm) panel: usize,
+    /// Whether it sets the sums of a block's first panel itself ([`Strip::start`]) instead of adding to them.
+    pub(in crate::gemm) starts: bool,
 }
 
 /// Decoded rows, the vectors they are multiplied with, and all sums.
@@ -57,6 +61,8 @@ pub(in crate::gemm) struct Strip<'a> {
     pub(in crate::gemm) codes: &'a [Quad],
     /// Rows that exist; further ones have no sums, or such as stay 0.
     pub(in crate::gemm) n_rows: usize,
+    /// Whether these are a block's first columns.
+    pub(in crate::gemm) first: bool,
     /// Where the sums of all vectors are.
     pub(in crate::gemm) out: &'a mut [i32],
     prepared: Prepared<'a>,
@@ -94,6 +100,12 @@ impl<'a> Strip<'a> {
         start..start + self.n_sums
     }
 
+    /// What a vector's sums begin with: minus the total of the block's activations.
+    #[inline(always)]
+    pub(in crate::gemm) fn start(&self, v: usize) -> i32 {
+        -self.prepared.total(v, self.block)
+    }
+
     /// Fetches a vector's sums.
     #[inline]
     #[target_feature(enable = "avx2")]
@@ -117,7 +129,7 @@ pub(in crate::gemm) fn drive(
     mut multiply: impl FnMut(&mut Strip, Range<usize>),
 ) {
     const { assert!(TOGETHER.is_multiple_of(QUAD)) };
-    let mut codes = Panel([[[0; 32]; 4]; PANEL]);
+    let mut codes = Panel([[[0; 32]; 4]; MAX_PANEL]);
     // As even as whole numbers of vectors that are multiplied together allow.
     let n_groups = n_vectors.div_ceil(blocking.vectors).max(1);
     let group = n_vectors.div_ceil(n_groups).next_multiple_of(blocking.together).max(1);
@@ -145,7 +157,7 @@ fn drive_group(
     // Units of a panel: as even as whole numbers of the quads that are taken together allow.
     let units = geometry.block.div_ceil(unit_quads * QUAD);
     let step = blocking.quads / gcd(unit_quads, blocking.quads);
-    let most = PANEL / unit_quads / step * step;
+    let most = blocking.panel.min(MAX_PANEL) / unit_quads / step * step;
     let panel_units = units.div_ceil(units.div_ceil(most)).next_multiple_of(step);
     let prepared = Prepared::new(geometry, prepared);
     // Rows as the output has them, those past the last included.
@@ -177,6 +189,7 @@ fn drive_group(
                 let mut strip = Strip {
                     codes,
                     n_rows,
+                    first: start == 0,
                     out: &mut *out,
                     prepared,
                     block: b,
@@ -186,12 +199,12 @@ fn drive_group(
                     n_sums: STRIP.min(n_slots - slot),
                     sums_per_vector: n_slots * n_blocks,
                 };
-                if start == 0 {
+                if strip.first && !blocking.starts {
                     for v in vectors.clone() {
-                        let sums = strip.sums(v);
+                        let (sums, total) = (strip.sums(v), strip.start(v));
                         let sums = &mut strip.out[sums];
                         sums[n_rows..].fill(0);
-                        sums[..n_rows].fill(-prepared.total(v, b));
+                        sums[..n_rows].fill(total);
                     }
                 }
                 multiply(&mut strip, vectors.clone());
