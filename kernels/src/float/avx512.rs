@@ -17,6 +17,7 @@ impl Avx512 {
 
 impl Simd for Avx512 {
     type Vector = __m512;
+    const MANY_SUMS: bool = true;
 
     #[inline(always)]
     fn load(self, values: &Unit) -> Self::Vector {

@@ -4,7 +4,7 @@
 //! Several rows or several vectors can share a pass: two rows reuse each load of `x`, two vectors
 //! reuse each conversion of `w`. Every pair still has 32 lanes of its own, so the bits are those
 //! of one pair alone. Two pairs are 64 accumulators: eight of AVX2's sixteen registers; four pairs
-//! would spill.
+//! would spill. AVX-512 has room for two rows and four vectors at once.
 
 use super::lanes::{LANES, Operation, Simd, UNIT, Unit, fold, pad, split};
 use core::marker::PhantomData;
@@ -171,7 +171,26 @@ impl<F: Stored> Operation for RowsDot<'_, F> {
         let row = |r: usize| &self.rows[r * row_size..(r + 1) * row_size];
         let vector = |v: usize| &self.vectors[v * cols..(v + 1) * cols];
         let n_vectors = self.vectors.len() / cols;
-        for v in (0..n_vectors - n_vectors % 2).step_by(2) {
+        let mut first = 0;
+        while S::MANY_SUMS && first + 4 <= n_vectors {
+            let vectors = [vector(first), vector(first + 1), vector(first + 2), vector(first + 3)];
+            let mut put = |r: usize, sums: [f32; 4]| {
+                for (i, sum) in sums.into_iter().enumerate() {
+                    self.out[(first + i) * n_rows + r] = sum;
+                }
+            };
+            for r in (0..n_rows - n_rows % 2).step_by(2) {
+                let [a, b] = tile::<F, S, 2, 4>(simd, [row(r), row(r + 1)], vectors);
+                put(r, a);
+                put(r + 1, b);
+            }
+            if n_rows % 2 == 1 {
+                let [a] = tile::<F, S, 1, 4>(simd, [row(n_rows - 1)], vectors);
+                put(n_rows - 1, a);
+            }
+            first += 4;
+        }
+        for v in (first..n_vectors - n_vectors % 2).step_by(2) {
             for r in 0..n_rows {
                 let [sums] = tile::<F, S, 1, 2>(simd, [row(r)], [vector(v), vector(v + 1)]);
                 self.out[v * n_rows + r] = sums[0];

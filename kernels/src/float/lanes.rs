@@ -37,6 +37,9 @@ pub(super) trait Simd: Copy {
     /// Sixteen values in registers.
     type Vector: Copy;
 
+    /// Whether sixteen vectors of sums fit the registers, and what is added to them.
+    const MANY_SUMS: bool = false;
+
     /// From memory.
     fn load(self, values: &Unit) -> Self::Vector;
 

@@ -234,7 +234,7 @@ fn rows_and_vectors_together_are_rows_and_vectors_alone() {
         if n == 0 {
             return;
         }
-        for (n_rows, n_vectors) in [(0, 1), (1, 1), (2, 1), (5, 1), (3, 2), (2, 3), (4, 5)] {
+        for (n_rows, n_vectors) in [(0, 1), (1, 1), (2, 1), (5, 1), (3, 2), (2, 3), (4, 5), (5, 9), (4, 10)] {
             let rows = halves(&values(n_rows * n));
             let vectors = values(n_vectors * n);
             let mut expected = Vec::new();
