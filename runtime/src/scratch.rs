@@ -68,16 +68,17 @@ mod tests {
     #[test]
     fn the_smallest_that_fits_is_taken_and_large_ones_go() {
         let mut scratch = Scratch::default();
-        for len in [10, SMALL + 1, 100] {
-            let buffer = scratch.take(len);
-            assert_eq!(buffer.len(), len);
-            scratch.give(Vec::with_capacity(len));
+        assert_eq!(scratch.take(3), [0.0; 3]);
+        for capacity in [10, SMALL + 1, 100] {
+            scratch.give(Vec::with_capacity(capacity));
         }
-        scratch.give(Vec::with_capacity(50));
-        assert!((20..100).contains(&scratch.take(20).capacity()));
-        assert!(scratch.take_empty().capacity() > SMALL);
-        scratch.give(Vec::with_capacity(SMALL + 1));
+        let (fits, large) = (scratch.take(20), scratch.take_empty());
+        assert!((100..=SMALL).contains(&fits.capacity()) && fits.len() == 20);
+        assert!(large.capacity() > SMALL && large.is_empty());
+        // Nothing fits, so what is left grows.
+        assert_eq!(scratch.take(1000).len(), 1000);
+        scratch.give(large);
         scratch.keep_small();
-        assert!(scratch.take_empty().capacity() <= SMALL);
+        assert_eq!(scratch.take_empty().capacity(), 0);
     }
 }
