@@ -18,6 +18,7 @@ mod linear;
 #[allow(unsafe_code)]
 mod mmap;
 pub mod model;
+mod pages;
 pub mod profile;
 pub mod quantize;
 pub mod safetensors;

@@ -4,6 +4,7 @@ use crate::checkpoint::{Tensor, TernaryTensor};
 use crate::config::ActivationScales;
 use crate::error::{Error, Result};
 use crate::mmap::ByteView;
+use crate::pages::Pages;
 use crate::threads::Pool;
 use std::cell::RefCell;
 use std::ops::Range;
@@ -21,9 +22,9 @@ use tritone_kernels::registry;
 enum Weights {
     /// In the file, used in place.
     InPlace(ByteView),
-    /// Packed anew at load. In whole lines, since a kernel that skips reads a line here and a line
+    /// Packed anew at load, at the start of a page, since a kernel that skips reads a line here and a line
     /// there: off by some bytes each would be two.
-    Packed { lines: Vec<Line>, len: usize },
+    Packed(Pages),
 }
 
 #[derive(Debug)]
@@ -174,10 +175,10 @@ impl Linear {
                 Weights::InPlace(bytes)
             }
             None => {
-                let lines = pack(ternary, &geometry, options.pool)?;
+                let packed = pack(ternary, &geometry, options.pool)?;
                 // Weights are in memory once.
                 tensor.data().release();
-                Weights::Packed { lines, len: geometry.data_len() }
+                Weights::Packed(packed)
             }
         };
         let activation_block = match options.activations {
@@ -265,7 +266,7 @@ impl Linear {
     fn data(&self) -> &[u8] {
         match &self.weights {
             Weights::InPlace(bytes) => bytes,
-            Weights::Packed { lines, len } => &bytemuck::cast_slice(lines)[..*len],
+            Weights::Packed(pages) => pages,
         }
     }
 
@@ -356,17 +357,12 @@ fn block_scales(ternary: &TernaryTensor, geometry: &Geometry, factor: f32) -> Re
 }
 
 /// Packs a tensor into another layout, all threads at once.
-fn pack(ternary: TernaryTensor, geometry: &Geometry, pool: &mut Pool) -> Result<Vec<Line>> {
+fn pack(ternary: TernaryTensor, geometry: &Geometry, pool: &mut Pool) -> Result<Pages> {
     let geometry = *geometry;
-    let n_lines = Line::count_for(geometry.data_len());
-    let mut lines = Vec::new();
-    lines
-        .try_reserve_exact(n_lines)
+    let mut pages = Pages::zeroed(geometry.data_len())
         .map_err(|_| Error::Memory { what: "repacked weights".to_owned(), bytes: geometry.data_len() as u64 })?;
-    lines.resize(n_lines, Line::ZERO);
     let mut failed = None;
-    let data = &mut bytemuck::cast_slice_mut(&mut lines)[..geometry.data_len()];
-    let (bodies, trailers) = data.split_at_mut(geometry.trailer_offset());
+    let (bodies, trailers) = pages.split_at_mut(geometry.trailer_offset());
     pool.run(
         Arc::new(ternary),
         geometry.n_tiles(),
@@ -391,7 +387,7 @@ fn pack(ternary: TernaryTensor, geometry: &Geometry, pool: &mut Pool) -> Result<
         },
     );
     match failed {
-        None => Ok(lines),
+        None => Ok(pages),
         Some(what) => Err(Error::Malformed { at: Box::default(), what, fix: "the file is damaged, download it again" }),
     }
 }

@@ -19,6 +19,7 @@
 
 use crate::error::Result;
 use crate::head::Head;
+use crate::pages::Pages;
 use crate::scores::Need;
 use crate::threads::Pool;
 use std::cmp::Ordering;
@@ -58,7 +59,7 @@ struct Row {
 #[derive(Debug)]
 pub(crate) struct Screen {
     /// `[row][column]`
-    codes: Vec<i8>,
+    codes: Pages,
     rows: Vec<Row>,
     cols: usize,
 }
@@ -83,11 +84,11 @@ impl Screen {
         float: FloatKernels,
         pool: &mut Pool,
     ) -> Result<Option<Screen>> {
-        let mut screen = Screen { codes: Vec::new(), rows: Vec::new(), cols };
-        if screen.codes.try_reserve_exact(n_rows * cols).is_err() || screen.rows.try_reserve_exact(n_rows).is_err() {
+        let Ok(codes) = Pages::zeroed(n_rows * cols) else { return Ok(None) };
+        let mut screen = Screen { codes, rows: Vec::new(), cols };
+        if screen.rows.try_reserve_exact(n_rows).is_err() {
             return Ok(None);
         }
-        screen.codes.resize(n_rows * cols, 0);
         screen.rows.resize(n_rows, Row::default());
         let mut failed = None;
         for start in (0..n_rows).step_by(ROWS_AT_ONCE) {
@@ -107,7 +108,8 @@ impl Screen {
                         let first = start + item * ROWS;
                         match part {
                             Ok((codes, rows)) => {
-                                screen.codes[first * cols..][..codes.len()].copy_from_slice(codes);
+                                screen.codes[first * cols..][..codes.len()]
+                                    .copy_from_slice(bytemuck::cast_slice(codes));
                                 screen.rows[first..][..rows.len()].copy_from_slice(rows);
                             }
                             Err(error) => failed = Some(error.to_string()),
@@ -185,7 +187,8 @@ impl Screen {
             let some = first..(first + ROWS).min(rows.end);
             let sums = &mut sums[..some.len()];
             for (state, out) in states.iter().zip(out.chunks_exact_mut(rows.len())) {
-                screen::dots(isa, &self.codes[some.start * self.cols..some.end * self.cols], &state.codes, sums);
+                let codes = &self.codes[some.start * self.cols..some.end * self.cols];
+                screen::dots(isa, bytemuck::cast_slice(codes), &state.codes, sums);
                 let places = &mut out[some.start - rows.start..some.end - rows.start];
                 for ((place, row), sum) in places.iter_mut().zip(&self.rows[some.clone()]).zip(&*sums) {
                     *place = row.bound(*sum, state, rounding);

@@ -92,7 +92,7 @@ pub(crate) fn run_rows(geometry: &Geometry, data: &[u8], rows: &[u32], prepared:
     let (groups, rest) = rows.as_chunks::<TOGETHER>();
     let (sums, sums_rest) = out.as_chunks_mut::<TOGETHER>();
     for (i, (group, sums)) in groups.iter().zip(sums).enumerate() {
-        let next = groups.get(i + 1).unwrap_or(group);
+        let next = groups.get(i + 2).unwrap_or(group);
         *sums = row_sums(group.each_ref().map(row), Ahead::Rows(next.each_ref().map(row)), prepared);
     }
     for (at, sum) in rest.iter().zip(sums_rest) {
