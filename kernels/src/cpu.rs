@@ -13,7 +13,7 @@ pub struct Features(u32);
 impl Features {
     /// No SIMD at all.
     pub const NONE: Features = Features(0);
-    /// AVX2 and F16C, with the operating system saving the 256-bit registers.
+    /// AVX2, FMA and F16C, with the operating system saving the 256-bit registers.
     pub const AVX2: Features = Features(1);
     /// `vpdpbusd` on 256-bit registers in VEX encoding.
     pub const AVX_VNNI: Features = Features(1 << 1);
@@ -89,6 +89,7 @@ impl Registers {
     pub fn features(&self) -> Features {
         const OSXSAVE: u32 = 1 << 27;
         const AVX: u32 = 1 << 28;
+        const FMA: u32 = 1 << 12;
         const F16C: u32 = 1 << 29;
         const AVX2: u32 = 1 << 5;
         const AVX512_F_DQ_BW_VL: u32 = 1 << 16 | 1 << 17 | 1 << 30 | 1 << 31;
@@ -104,7 +105,7 @@ impl Registers {
 
         let has = |register: u32, bits: u32| register & bits == bits;
         let mut features = Features::NONE;
-        if !has(self.leaf1_ecx, OSXSAVE | AVX | F16C) || !has(self.xcr0, YMM) || !has(self.leaf7_ebx, AVX2) {
+        if !has(self.leaf1_ecx, OSXSAVE | AVX | FMA | F16C) || !has(self.xcr0, YMM) || !has(self.leaf7_ebx, AVX2) {
             return features;
         }
         features = features.union(Features::AVX2);
@@ -286,6 +287,14 @@ mod tests {
         let granted = request_amx();
         assert_eq!(granted, request_amx());
         assert!(granted || !Features::detect().contains(Features::AMX));
+    }
+
+    #[test]
+    fn avx2_without_fma_or_f16c_is_not_used() {
+        for lacking in [1 << 12, 1 << 29] {
+            let registers = Registers { leaf1_ecx: ZEN3.leaf1_ecx & !lacking, ..ZEN3 };
+            assert_eq!(registers.features(), Features::NONE);
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use core::str::FromStr;
 pub enum Level {
     /// Portable Rust.
     Scalar,
-    /// AVX2 with F16C.
+    /// AVX2 with FMA and F16C.
     Avx2,
     /// AVX2 with 256-bit `vpdpbusd`.
     AvxVnni,

@@ -81,7 +81,11 @@ impl<E: Element> Operation for AttentionBlock<'_, E> {
         let n = self.partials.len();
         let mut first = 0;
         while n - first >= 4 {
-            self.group::<S, 4, 1>(simd, first);
+            if S::MANY_SUMS {
+                self.group::<S, 4, 2>(simd, first);
+            } else {
+                self.group::<S, 4, 1>(simd, first);
+            }
             first += 4;
         }
         if n - first >= 2 {

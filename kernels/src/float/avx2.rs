@@ -4,7 +4,7 @@ use super::lanes::{HalfUnit, Operation, Simd, Unit};
 use crate::isa::{Isa, Level};
 use core::arch::x86_64::*;
 
-/// Proof that the CPU has AVX2 and F16C.
+/// Proof that the CPU has AVX2, FMA and F16C.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Avx2(());
 
@@ -66,9 +66,9 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn mul(self, a: Self::Vector, b: Self::Vector) -> Self::Vector {
-        // SAFETY: needs AVX; `self` exists only if `Avx2::new` saw AVX2.
-        unsafe { [_mm256_mul_ps(a[0], b[0]), _mm256_mul_ps(a[1], b[1])] }
+    fn add_product(self, sums: Self::Vector, a: Self::Vector, b: Self::Vector) -> Self::Vector {
+        // SAFETY: needs FMA; `self` exists only if `Avx2::new` saw the level that includes it.
+        unsafe { [_mm256_fmadd_ps(a[0], b[0], sums[0]), _mm256_fmadd_ps(a[1], b[1], sums[1])] }
     }
 
     /// `maxps` gives its second operand unless the first is greater.
@@ -102,7 +102,7 @@ pub(super) fn run<O: Operation>(proof: Avx2, operation: O) -> O::Output {
     unsafe { instance(proof, operation) }
 }
 
-#[target_feature(enable = "avx2,f16c")]
+#[target_feature(enable = "avx2,fma,f16c")]
 fn instance<O: Operation>(proof: Avx2, operation: O) -> O::Output {
     operation.run(proof)
 }

@@ -63,9 +63,9 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn mul(self, a: Self::Vector, b: Self::Vector) -> Self::Vector {
+    fn add_product(self, sums: Self::Vector, a: Self::Vector, b: Self::Vector) -> Self::Vector {
         // SAFETY: needs AVX-512 F; `self` exists only if `Avx512::new` saw a level with it.
-        unsafe { _mm512_mul_ps(a, b) }
+        unsafe { _mm512_fmadd_ps(a, b, sums) }
     }
 
     /// `maxps` gives its second operand unless the first is greater.
@@ -96,7 +96,7 @@ pub(super) fn run<O: Operation>(proof: Avx512, operation: O) -> O::Output {
     unsafe { instance(proof, operation) }
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,f16c")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
 fn instance<O: Operation>(proof: Avx512, operation: O) -> O::Output {
     operation.run(proof)
 }

@@ -86,12 +86,14 @@ impl Stored for F32 {
     }
 }
 
-/// All pairs of `ROWS` rows and `VECTORS` vectors of one length.
+/// All pairs of `ROWS` rows and `VECTORS` vectors of one length. `ahead`: so many bytes behind each group of weights is
+/// what should come to the cache meanwhile.
 #[inline(always)]
 fn tile<F: Stored, S: Simd, const ROWS: usize, const VECTORS: usize>(
     simd: S,
     rows: [&[u8]; ROWS],
     vectors: [&[f32]; VECTORS],
+    ahead: Option<usize>,
 ) -> [[f32; VECTORS]; ROWS] {
     let mut sums = [[[simd.splat(0.0); 2]; VECTORS]; ROWS];
     let rows = rows.map(|row| F::blocks(row));
@@ -102,6 +104,9 @@ fn tile<F: Stored, S: Simd, const ROWS: usize, const VECTORS: usize>(
     let whole_vectors = vectors.map(|vector| &vector.0[..whole]);
     for b in 0..whole {
         for r in 0..ROWS {
+            if let Some(distance) = ahead {
+                simd.prefetch(whole_rows[r][b..].as_ptr().cast::<u8>().wrapping_add(distance));
+            }
             let weights = F::widen(simd, &whole_rows[r][b]);
             for v in 0..VECTORS {
                 sums[r][v] = step(simd, sums[r][v], weights, &whole_vectors[v][b]);
@@ -147,7 +152,7 @@ impl<F: Stored> Operation for Dot<'_, F> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) -> f32 {
-        tile::<F, S, 1, 1>(simd, [self.row], [self.x])[0][0]
+        tile::<F, S, 1, 1>(simd, [self.row], [self.x], None)[0][0]
     }
 }
 
@@ -179,20 +184,23 @@ impl<F: Stored> Operation for RowsDot<'_, F> {
                     self.out[(first + i) * n_rows + r] = sum;
                 }
             };
+            // The first vectors wait for the rows, the last ones find them in cache; meanwhile the rows behind these
+            // come, which are likely to be next.
+            let ahead = (first > 0 && first + 8 > n_vectors).then_some(self.rows.len());
             for r in (0..n_rows - n_rows % 2).step_by(2) {
-                let [a, b] = tile::<F, S, 2, 4>(simd, [row(r), row(r + 1)], vectors);
+                let [a, b] = tile::<F, S, 2, 4>(simd, [row(r), row(r + 1)], vectors, ahead);
                 put(r, a);
                 put(r + 1, b);
             }
             if n_rows % 2 == 1 {
-                let [a] = tile::<F, S, 1, 4>(simd, [row(n_rows - 1)], vectors);
+                let [a] = tile::<F, S, 1, 4>(simd, [row(n_rows - 1)], vectors, ahead);
                 put(n_rows - 1, a);
             }
             first += 4;
         }
         for v in (first..n_vectors - n_vectors % 2).step_by(2) {
             for r in 0..n_rows {
-                let [sums] = tile::<F, S, 1, 2>(simd, [row(r)], [vector(v), vector(v + 1)]);
+                let [sums] = tile::<F, S, 1, 2>(simd, [row(r)], [vector(v), vector(v + 1)], None);
                 self.out[v * n_rows + r] = sums[0];
                 self.out[(v + 1) * n_rows + r] = sums[1];
             }
@@ -201,13 +209,13 @@ impl<F: Stored> Operation for RowsDot<'_, F> {
             let x = vector(n_vectors - 1);
             let out = &mut self.out[(n_vectors - 1) * n_rows..];
             for r in (0..n_rows - n_rows % 2).step_by(2) {
-                let sums = tile::<F, S, 2, 1>(simd, [row(r), row(r + 1)], [x]);
+                let sums = tile::<F, S, 2, 1>(simd, [row(r), row(r + 1)], [x], None);
                 out[r] = sums[0][0];
                 out[r + 1] = sums[1][0];
             }
             if n_rows % 2 == 1 {
                 let r = n_rows - 1;
-                out[r] = tile::<F, S, 1, 1>(simd, [row(r)], [x])[0][0];
+                out[r] = tile::<F, S, 1, 1>(simd, [row(r)], [x], None)[0][0];
             }
         }
     }

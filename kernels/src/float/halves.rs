@@ -10,6 +10,7 @@
 //! lets the adder round: the last place of a float in [0.5, 1) is 2^-24, which is the unit of
 //! subnormal halves.
 
+use super::fused::fused;
 use super::lanes::{HalfUnit, Simd, UNIT, Unit, larger};
 
 /// A half as `f32`, exact.
@@ -97,8 +98,8 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    fn mul(self, a: Unit, b: Unit) -> Unit {
-        zip(a, b, |a, b| a * b)
+    fn add_product(self, sums: Unit, a: Unit, b: Unit) -> Unit {
+        core::array::from_fn(|j| fused(sums[j], a[j], b[j]))
     }
 
     #[inline(always)]

@@ -2,7 +2,7 @@
 //! products with stored floats, and the float half of activation quantisation.
 //!
 //! Every operation gives the same bits on every instruction set and however its work is split
-//! between calls. There is no fused multiply-add, long sums run in 32 virtual lanes with a fixed
+//! between calls. The products of long sums are fused, these sums run in 32 virtual lanes with a fixed
 //! tree at the end, and `exp` is our own polynomial. Whether a result is NaN is defined too; the
 //! sign and payload of a NaN are not, except in conversions between halves and `f32`.
 //!
@@ -19,6 +19,7 @@
 mod attention;
 mod dot;
 mod exp;
+mod fused;
 mod halves;
 mod lanes;
 mod norm;

@@ -63,9 +63,9 @@ impl Simd for Neon {
     }
 
     #[inline(always)]
-    fn mul(self, a: Self::Vector, b: Self::Vector) -> Self::Vector {
+    fn add_product(self, sums: Self::Vector, a: Self::Vector, b: Self::Vector) -> Self::Vector {
         // SAFETY: needs NEON; `self` exists only if `Neon::new` saw the level.
-        from_fn(|i| unsafe { vmulq_f32(a[i], b[i]) })
+        from_fn(|i| unsafe { vfmaq_f32(sums[i], a[i], b[i]) })
     }
 
     #[inline(always)]

@@ -58,7 +58,7 @@ impl<E: Case> Cache<E> {
     }
 
     fn plain(&self, query: &[f32], scale: f32) -> (Vec<f32>, Partial) {
-        let dot = |key: &Vec<f32>| key.iter().zip(query).fold(0.0, |s, (k, q)| s + q * k);
+        let dot = |key: &Vec<f32>| key.iter().zip(query).fold(0.0, |s: f32, (k, q)| q.mul_add(*k, s));
         let scores: Vec<f32> = self.plain_keys.iter().map(|key| dot(key) * scale).collect();
         let max = plain_max(&scores);
         let p: Vec<f32> = scores.iter().map(|s| plain_exp(s - max)).collect();
@@ -66,7 +66,7 @@ impl<E: Case> Cache<E> {
         let mut out = vec![0.0; query.len()];
         for (p, value) in p.iter().zip(&self.plain_values) {
             for (out, v) in out.iter_mut().zip(value) {
-                *out += p * v;
+                *out = p.mul_add(*v, *out);
             }
         }
         (out, Partial { max, sum })

@@ -116,6 +116,20 @@ fn plain_sum(terms: impl Iterator<Item = f32>) -> f32 {
     for (i, term) in terms.enumerate() {
         lanes[i % 32] += term;
     }
+    plain_tree(lanes)
+}
+
+/// The same for a sum of products, whose tail is padded.
+fn plain_dot(w: impl Iterator<Item = f32>, x: &[f32]) -> f32 {
+    let mut lanes = [0.0f32; 32];
+    let padding = std::iter::repeat_n((0.0, 0.0), x.len().next_multiple_of(32) - x.len());
+    for (i, (w, x)) in w.zip(x.iter().copied()).chain(padding).enumerate() {
+        lanes[i % 32] = w.mul_add(x, lanes[i % 32]);
+    }
+    plain_tree(lanes)
+}
+
+fn plain_tree(mut lanes: [f32; 32]) -> f32 {
     for half in [16, 8, 4, 2, 1] {
         for j in 0..half {
             lanes[j] += lanes[j + half];
@@ -215,13 +229,12 @@ fn dot_keeps_the_order_in_every_format() {
         let (w, x) = (values(n), values(n));
         let f16 = halves(&w);
         let bf16: Vec<u16> = w.iter().map(|v| (v.to_bits() >> 16) as u16).collect();
-        let product = |w: f32, x: &f32| w * x;
         assert_same(
             &[kernels.dot_f32(&w, &x), kernels.dot_f16(&f16, &x), kernels.dot_bf16(&bf16, &x)],
             &[
-                plain_sum(w.iter().zip(&x).map(|(&w, x)| product(w, x))),
-                plain_sum(f16.iter().zip(&x).map(|(&w, x)| product(from_half(w), x))),
-                plain_sum(bf16.iter().zip(&x).map(|(&w, x)| product(f32::from_bits(u32::from(w) << 16), x))),
+                plain_dot(w.iter().copied(), &x),
+                plain_dot(f16.iter().map(|&w| from_half(w)), &x),
+                plain_dot(bf16.iter().map(|&w| f32::from_bits(u32::from(w) << 16)), &x),
             ],
             what,
         );
@@ -260,7 +273,7 @@ fn rows_and_vectors_together_are_rows_and_vectors_alone() {
 fn rms_norm_keeps_the_order() {
     for_all(|kernels, n, values, what| {
         let (x, weight) = (values(n), values(n));
-        let mean = plain_sum(x.iter().map(|x| x * x)) / n as f32;
+        let mean = plain_dot(x.iter().copied(), &x) / n as f32;
         let inverse = 1.0 / (mean + 1e-5).sqrt();
         let expected: Vec<f32> = x.iter().zip(&weight).map(|(x, w)| (x * inverse) * w).collect();
         let mut out = vec![0.0; n];
