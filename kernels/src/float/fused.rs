@@ -14,7 +14,7 @@ pub(super) fn fused(sum: f32, a: f32, b: f32) -> f32 {
     let other = rounded - product;
     let lost = (product - (rounded - other)) + (sum - other);
     // False for the NaN that an infinite sum leaves here.
-    let inexact = lost > 0.0 || lost < 0.0;
+    let inexact = lost.abs() > 0.0;
     let even = rounded.to_bits() & 1 == 0;
     // Away from zero if what was lost has the sign of the sum. An inexact sum is not 0.
     let step = if (lost > 0.0) == (rounded > 0.0) { 1 } else { u64::MAX };
