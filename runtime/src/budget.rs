@@ -146,19 +146,20 @@ impl Model {
         // Any values will do: no kernel looks at them before it multiplies.
         let x: Vec<f32> = (0..linear.cols()).map(|i| (i % 255) as f32 - 127.0).collect();
         let operation = linear.operation(n_vectors);
-        let vector = linear.prepare_vector(&self.inner.float, &x, operation);
-        let mut input = PreparedInput::new(linear, n_vectors, operation);
-        for i in 0..n_vectors {
-            input.set(i, &vector);
+        let mut lines = Vec::new();
+        let notes: Vec<_> =
+            (0..n_vectors).map(|_| linear.prepare_vector(&self.inner.float, &x, operation, &mut lines)).collect();
+        let mut input = PreparedInput::new(linear, n_vectors, operation, lines);
+        for (i, notes) in notes.iter().enumerate() {
+            input.set_scales(i, notes);
         }
         let mut out = Vec::new();
         // The first product brings the weights into the cache.
-        linear.product(0..n_tiles, &input, &mut out);
+        linear.product_in(0..n_tiles, &input, &mut out);
         let (began, mut products) = (Instant::now(), 0u64);
         let seconds = loop {
             for _ in 0..4 {
-                out.clear();
-                linear.product(0..n_tiles, std::hint::black_box(&input), &mut out);
+                linear.product_in(0..n_tiles, std::hint::black_box(&input), &mut out);
                 std::hint::black_box(&mut out);
             }
             products += 4;

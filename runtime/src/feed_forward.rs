@@ -11,30 +11,42 @@ use crate::config::Activation;
 use crate::forward::{Forward, items};
 use crate::linear::{Linear, PreparedInput};
 use crate::profile::{Observer, Part};
+use crate::states::States;
 use crate::weights::Layer;
+use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tritone_kernels::float::FloatKernels;
 use tritone_kernels::kernel::Operation;
 
 /// If fewer gates than that would have to be positive for skipping to pay, nobody looks.
 const RARELY: f64 = 0.15;
 
-/// Rows of gate and up that one work item multiplies with all tokens.
-const ITEM_ROWS: usize = 256;
+/// Rows of gate and up that one work item multiplies with all tokens: few, so that what it makes stays in the
+/// second cache.
+const ITEM_ROWS: usize = 64;
+
+thread_local! {
+    /// A work item's gates, ups and what is made of them.
+    static TILES: RefCell<[Vec<f32>; 3]> = const { RefCell::new([Vec::new(), Vec::new(), Vec::new()]) };
+}
 
 /// Rows of up that one work item multiplies with several tokens.
 const PAIR_ROWS: usize = 64;
 
 impl<O: Observer> Forward<'_, O> {
-    /// What down takes: `[token][ffn]`, from `x` before the block's norm.
-    pub(crate) fn gated(&mut self, layer: &Layer, x: Vec<f32>) -> Vec<f32> {
+    /// What down takes, from `x` before the block's norm.
+    pub(crate) fn gated(&mut self, layer: &Layer, x: &Arc<States>) -> Gated {
         let (gate, up) = (&layer.gate, &layer.up);
-        let n = x.len() / gate.cols();
         let activation = self.model.config.activation;
         let skips = activation == Activation::ReluSquared && up.skips_rows();
-        if skips && n > 1 {
-            return self.gated_several(layer, x);
+        if x.n_tokens() > 1 {
+            return if skips && up.skipping_rows_pays_below() >= RARELY {
+                self.gated_if_positive(layer, x)
+            } else {
+                self.gated_tiles(layer, x)
+            };
         }
         let (inputs, which) = self.prepare_all([gate, up], x, Some(&layer.ffn_norm));
         if skips {
@@ -43,14 +55,11 @@ impl<O: Observer> Forward<'_, O> {
         let [gate, up] = self.product([gate, up], inputs, which);
         self.observer.lap(Part::GateUp);
         let mut gated = self.scratch.take(gate.len());
-        match activation {
-            Activation::ReluSquared => self.model.float.relu2_gate(&gate, &up, &mut gated),
-            Activation::Silu => self.model.float.silu_gate(&gate, &up, &mut gated),
-        }
+        activate(&self.model.float, activation, &gate, &up, &mut gated);
         self.scratch.give(up);
         self.observer.lap(Part::Activation);
         self.count_gates(&gate);
-        gated
+        Gated::whole(gated, gate.len())
     }
 
     /// The same for one token with relu^2: rows of up whose gate is not positive are not read.
@@ -60,15 +69,15 @@ impl<O: Observer> Forward<'_, O> {
         up: &Arc<Linear>,
         inputs: Vec<PreparedInput>,
         which: [usize; 2],
-    ) -> Vec<f32> {
+    ) -> Gated {
         let rows = gate.rows();
         let tile_rows = gate.tile_rows();
-        let items = items(&[gate], self.pool.n_threads());
+        let items = items(&[gate], self.pool.n_threads(), 1);
         let rows_of = move |tiles: &Range<usize>| tiles.start * tile_rows..(tiles.end * tile_rows).min(rows);
         let placed = items.clone();
         let n_items = items.len();
         let (mut gates, mut gated) = (vec![0.0; rows], vec![0.0; rows]);
-        self.pool.run(
+        let (_, _, _, inputs, _) = self.pool.run(
             (Arc::clone(self.model), Arc::clone(gate), Arc::clone(up), inputs, items),
             n_items,
             1,
@@ -101,23 +110,20 @@ impl<O: Observer> Forward<'_, O> {
                 gated[rows].copy_from_slice(some_gated);
             },
         );
+        self.give_inputs(inputs);
         self.skipped.rows(gates.iter().filter(|gate| **gate > 0.0).count(), rows);
         self.observer.lap(Part::GateUp);
         self.count_gates(&gates);
-        gated
+        Gated::whole(gated, rows)
     }
 
-    /// The same for several tokens.
-    fn gated_several(&mut self, layer: &Layer, x: Vec<f32>) -> Vec<f32> {
+    /// The same for several tokens: the gates first, and then what they leave of up.
+    fn gated_if_positive(&mut self, layer: &Layer, x: &Arc<States>) -> Gated {
         let (up, norm) = (&layer.up, Some(&layer.ffn_norm));
-        if up.skipping_rows_pays_below() < RARELY {
-            return self.gated_tiles(layer, x);
-        }
-        let copy = self.scratch.copy(&x);
-        let (inputs, [gate_input, up_input]) = self.prepare_all([&layer.gate, up], copy, norm);
+        let (inputs, [gate_input, up_input]) = self.prepare_all([&layer.gate, up], x, norm);
         let ([mut gate], mut inputs) = self.product_and_inputs([&layer.gate], inputs, [gate_input]);
         self.observer.lap(Part::GateUp);
-        let gated = if share(&gate, |gate| gate > 0.0) < up.skipping_rows_pays_below() {
+        let gated = if (count(&gate, |gate| gate > 0.0) as f64) < gate.len() as f64 * up.skipping_rows_pays_below() {
             let mut input = inputs.swap_remove(up_input);
             if input.operation() != Operation::Gemv {
                 input = self.prepare(x, norm, up, Operation::Gemv);
@@ -135,56 +141,55 @@ impl<O: Observer> Forward<'_, O> {
         self.observer.lap(Part::GateUp);
         self.count_gates(&gate);
         self.scratch.give(gate);
-        gated
+        Gated::whole(gated, up.rows())
     }
 
     /// All rows of gate and up for several tokens: a work item makes both and what follows from them, so neither
     /// is stored.
-    fn gated_tiles(&mut self, layer: &Layer, x: Vec<f32>) -> Vec<f32> {
+    fn gated_tiles(&mut self, layer: &Layer, x: &Arc<States>) -> Gated {
         let (gate, up) = (&layer.gate, &layer.up);
-        let n = x.len() / gate.cols();
+        let n = x.n_tokens();
         let (inputs, which) = self.prepare_all([gate, up], x, Some(&layer.ffn_norm));
         let (rows, gate_rows, up_rows) = (gate.rows(), gate.tile_rows(), up.tile_rows());
         // Tiles of one are whole tiles of the other.
         let step = gate_rows.max(up_rows) * (ITEM_ROWS / gate_rows.max(up_rows)).max(1);
         let rows_of = move |item: usize| item * step..((item + 1) * step).min(rows);
-        let mut gated = self.scratch.take(n * rows);
+        let activation = self.model.config.activation;
+        let counts_nonzero = layer.down.skips_columns(Operation::Gemv);
+        let counts = [AtomicUsize::new(0), AtomicUsize::new(0)];
         let buffers = self.buffers();
-        let input = (Arc::clone(self.model), Arc::clone(gate), Arc::clone(up), inputs, AtomicU64::new(0));
-        let ((.., positive), buffers) = self.pool.run_in(
+        let input = (Arc::clone(self.model), Arc::clone(gate), Arc::clone(up), inputs, counts);
+        let ((.., inputs, counts), outputs) = self.pool.run_kept(
             buffers,
             input,
             rows.div_ceil(step),
             1,
-            move |(model, gate, up, inputs, positive), items, out: &mut Vec<f32>| {
-                let (mut gates, mut ups) = (Vec::new(), Vec::new());
-                for item in items {
-                    let rows = rows_of(item);
-                    let tiles = |tile_rows: usize| rows.start / tile_rows..rows.end.div_ceil(tile_rows);
-                    gates.clear();
-                    ups.clear();
-                    gate.product(tiles(gate_rows), &inputs[which[0]], &mut gates);
-                    up.product(tiles(up_rows), &inputs[which[1]], &mut ups);
-                    let start = out.len();
-                    out.resize(start + gates.len(), 0.0);
-                    model.float.relu2_gate(&gates, &ups, &mut out[start..]);
-                    if O::COUNTS_GATES {
-                        let some = gates.iter().filter(|gate| **gate > 0.0).count();
-                        positive.fetch_add(some as u64, Ordering::Relaxed);
+            move |(model, gate, up, inputs, [positive, nonzero]), items, out: &mut Vec<f32>| {
+                TILES.with_borrow_mut(|[gates, ups, gated]| {
+                    for item in items {
+                        let rows = rows_of(item);
+                        let tiles = |tile_rows: usize| rows.start / tile_rows..rows.end.div_ceil(tile_rows);
+                        gate.product_in(tiles(gate_rows), &inputs[which[0]], gates);
+                        up.product_in(tiles(up_rows), &inputs[which[1]], ups);
+                        gated.resize(gates.len(), 0.0);
+                        activate(&model.float, activation, gates, ups, gated);
+                        out.extend_from_slice(gated);
+                        if O::COUNTS_GATES {
+                            positive.fetch_add(count(gates, |gate| gate > 0.0), Ordering::Relaxed);
+                        }
+                        if counts_nonzero {
+                            nonzero.fetch_add(count(gated, |x| x != 0.0), Ordering::Relaxed);
+                        }
                     }
-                }
-            },
-            |items, values| {
-                let some = rows_of(items.start);
-                for (token, part) in values.chunks_exact(some.len()).enumerate() {
-                    gated[token * rows..][some.clone()].copy_from_slice(part);
-                }
+                });
             },
         );
-        self.give_all(buffers);
+        self.give_inputs(inputs);
         self.observer.lap(Part::GateUp);
-        self.observer.gates(positive.into_inner(), (n * rows) as u64);
-        gated
+        let [positive, nonzero] = counts.map(AtomicUsize::into_inner);
+        self.observer.gates(positive as u64, (n * rows) as u64);
+        let states = States::of_items(outputs, n, rows, rows_of);
+        Gated { states, nonzero: counts_nonzero.then(|| nonzero as f64 / (n * rows) as f64) }
     }
 
     /// Multiplies only the pairs of a row of up and a token whose gate is positive; `gate` is `[token][ffn]` and
@@ -229,23 +234,54 @@ impl<O: Observer> Forward<'_, O> {
 
     fn count_gates(&mut self, gates: &[f32]) {
         if O::COUNTS_GATES {
-            let positive = gates.iter().filter(|gate| **gate > 0.0).count();
+            let positive = count(gates, |gate| gate > 0.0);
             self.observer.gates(positive as u64, gates.len() as u64);
         }
     }
 
-    /// The second half: `[token][hidden]` from what [`Forward::gated`] made.
-    pub(crate) fn down(&mut self, layer: &Layer, gated: Vec<f32>) -> Vec<f32> {
+    /// The second half, from what [`Forward::gated`] made.
+    pub(crate) fn down(&mut self, layer: &Layer, gated: Gated) -> States {
         let down = &layer.down;
-        // Rounding makes zeros of more of them.
-        let operation = down.operation_for(gated.len() / down.cols(), share(&gated, |x| x != 0.0));
-        let input = self.prepare(gated, layer.ffn_sub_norm.as_ref(), down, operation);
-        let [product] = self.product([down], vec![input], [0]);
-        product
+        let Gated { mut states, nonzero } = gated;
+        let operation = match nonzero {
+            Some(nonzero) => down.operation_for(states.n_tokens(), nonzero),
+            None if down.skips_columns(Operation::Gemv) => {
+                let gated = states.in_order();
+                // Rounding makes zeros of more of them.
+                let nonzero = count(gated, |x| x != 0.0) as f64 / gated.len() as f64;
+                down.operation_for(states.n_tokens(), nonzero)
+            }
+            None => down.operation(states.n_tokens()),
+        };
+        let states = Arc::new(states);
+        let input = self.prepare(&states, layer.ffn_sub_norm.as_ref(), down, operation);
+        self.give_shared(states);
+        self.product_in_pieces(down, input)
     }
 }
 
-/// What share of some numbers is such.
-fn share(numbers: &[f32], is: impl Fn(f32) -> bool) -> f64 {
-    numbers.iter().filter(|x| is(**x)).count() as f64 / numbers.len().max(1) as f64
+/// What down takes.
+pub(crate) struct Gated {
+    states: States,
+    /// The share of it that is not 0, if it was counted.
+    nonzero: Option<f64>,
+}
+
+impl Gated {
+    fn whole(values: Vec<f32>, width: usize) -> Gated {
+        Gated { states: States::whole(values, width), nonzero: None }
+    }
+}
+
+fn activate(float: &FloatKernels, activation: Activation, gates: &[f32], ups: &[f32], out: &mut [f32]) {
+    match activation {
+        Activation::ReluSquared => float.relu2_gate(gates, ups, out),
+        Activation::Silu => float.silu_gate(gates, ups, out),
+    }
+}
+
+/// How many of some numbers are such.
+fn count(numbers: &[f32], is: impl Fn(f32) -> bool) -> usize {
+    // In runs that a byte can count: the compiler makes vectors of it.
+    numbers.chunks(128).map(|run| usize::from(run.iter().map(|x| u8::from(is(*x))).sum::<u8>())).sum()
 }

@@ -12,9 +12,11 @@ use crate::model::Inner;
 use crate::profile::{Observer, Part};
 use crate::scratch::Scratch;
 use crate::skipped::Skipped;
+use crate::states::States;
 use crate::threads::Pool;
+use std::cell::RefCell;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use tritone_kernels::float::{self, FloatKernels};
 use tritone_kernels::kernel::Operation;
 
@@ -95,11 +97,10 @@ impl<O: Observer> Forward<'_, O> {
         if tokens.len() == 1 {
             self.scratch.keep_small();
         }
-        let mut x = weights.embedding.rows(tokens)?;
+        let mut x = Arc::new(States::whole(weights.embedding.rows(tokens)?, config.hidden));
         self.observer.lap(Part::Other);
         for (i, layer) in weights.layers.iter().enumerate() {
-            let copy = self.scratch.copy(&x);
-            let [mut q, mut k, v] = self.project([&layer.q, &layer.k, &layer.v], copy, Some(&layer.attn_norm));
+            let [mut q, mut k, v] = self.project([&layer.q, &layer.k, &layer.v], &x, Some(&layer.attn_norm));
             self.observer.lap(Part::Qkv);
             if let Some(norms) = &layer.qk_norms {
                 float.rms_norm_heads(&mut q, &norms.q, config.rms_eps);
@@ -108,25 +109,26 @@ impl<O: Observer> Forward<'_, O> {
             }
             self.rotate_and_store(i, position, &mut q, &mut k, &v);
             self.observer.lap(Part::Rope);
-            let attention = self.attention(i, position, q);
+            let attention = Arc::new(States::whole(self.attention(i, position, q), layer.output.cols()));
             self.scratch.give(k);
             self.scratch.give(v);
             self.observer.lap(Part::Attention);
-            let [output] = self.project([&layer.output], attention, layer.attn_sub_norm.as_ref());
+            let input = self.prepare_for(&layer.output, &attention, layer.attn_sub_norm.as_ref());
+            self.give_shared(attention);
+            let output = self.product_in_pieces(&layer.output, input);
             self.observer.lap(Part::Output);
-            float.add_assign(&mut x, &output);
-            self.scratch.give(output);
+            output.add_to(float, alone(&mut x));
+            self.give_all(output.into_buffers());
             self.observer.lap(Part::Other);
 
-            let copy = self.scratch.copy(&x);
-            let gated = self.gated(layer, copy);
+            let gated = self.gated(layer, &x);
             let down = self.down(layer, gated);
             self.observer.lap(Part::Down);
-            float.add_assign(&mut x, &down);
-            self.scratch.give(down);
+            down.add_to(float, alone(&mut x));
+            self.give_all(down.into_buffers());
             self.observer.lap(Part::Other);
         }
-        Ok(x)
+        Ok(std::mem::take(alone(&mut x)))
     }
 
     /// The products of several matrices with the same rows of `x`, after a norm if one is given: each
@@ -134,7 +136,7 @@ impl<O: Observer> Forward<'_, O> {
     pub(crate) fn project<const N: usize>(
         &mut self,
         linears: [&Arc<Linear>; N],
-        x: Vec<f32>,
+        x: &Arc<States>,
         norm: Option<&Arc<[f32]>>,
     ) -> [Vec<f32>; N] {
         let (inputs, which) = self.prepare_all(linears, x, norm);
@@ -145,7 +147,7 @@ impl<O: Observer> Forward<'_, O> {
     pub(crate) fn prepare_all<const N: usize>(
         &mut self,
         linears: [&Arc<Linear>; N],
-        x: Vec<f32>,
+        x: &Arc<States>,
         norm: Option<&Arc<[f32]>>,
     ) -> (Vec<PreparedInput>, [usize; N]) {
         let mut which = [0; N];
@@ -156,58 +158,65 @@ impl<O: Observer> Forward<'_, O> {
                 distinct.len() - 1
             });
         }
-        let n = x.len() / linears[0].cols();
-        let mut inputs = Vec::with_capacity(distinct.len());
-        for linear in distinct {
-            let copy = self.scratch.copy(&x);
-            inputs.push(self.prepare(copy, norm, linear, linear.operation(n)));
-        }
-        self.scratch.give(x);
+        let inputs = distinct.into_iter().map(|linear| self.prepare_for(linear, x, norm)).collect();
         (inputs, which)
+    }
+
+    /// [`Forward::prepare`] for what multiplies so many vectors fastest.
+    fn prepare_for(&mut self, linear: &Arc<Linear>, x: &Arc<States>, norm: Option<&Arc<[f32]>>) -> PreparedInput {
+        self.prepare(x, norm, linear, linear.operation(x.n_tokens()))
     }
 
     /// Norms (if `norm` is given), quantises and prepares each row of `x` for `linear` and for all
     /// matrices that share its input.
     pub(crate) fn prepare(
         &mut self,
-        x: Vec<f32>,
+        x: &Arc<States>,
         norm: Option<&Arc<[f32]>>,
         linear: &Arc<Linear>,
         operation: Operation,
     ) -> PreparedInput {
-        let (n, cols) = (x.len() / linear.cols(), linear.cols());
-        let mut prepared = PreparedInput::new(linear, n, operation);
+        let (n, cols) = (x.n_tokens(), linear.cols());
+        let lines = self.scratch.take_lines(PreparedInput::n_lines(linear, n, operation));
+        let mut prepared = PreparedInput::new(linear, n, operation, lines);
         let eps = self.model.config.rms_eps;
-        let input = (Arc::clone(self.model), Arc::clone(linear), norm.cloned(), x);
-        let (mut norm_nanos, mut quantise_nanos, mut n_nonzero) = (0, 0, 0);
-        let (_, _, _, x) = self.pool.run(
+        let n_threads = self.pool.n_threads();
+        let buffers = (0..n_threads).map(|_| self.scratch.take_empty_lines()).collect();
+        let notes = Mutex::new(Vec::with_capacity(n));
+        let input = (Arc::clone(self.model), Arc::clone(linear), norm.cloned(), Arc::clone(x), notes);
+        let ((.., notes), buffers) = self.pool.run_in(
+            buffers,
             input,
             n,
-            1,
-            move |(model, linear, norm, x), items, out| {
-                for row in x[items.start * cols..items.end * cols].chunks(cols) {
-                    let began = O::now();
-                    let normed = norm.as_ref().map(|weight| {
-                        let mut normed = vec![0.0; cols];
-                        model.float.rms_norm(row, weight, eps, &mut normed);
-                        normed
-                    });
-                    let norm_nanos = O::nanos_since(began);
-                    let began = O::now();
-                    let vector = linear.prepare_vector(&model.float, normed.as_deref().unwrap_or(row), operation);
-                    out.push((vector, norm_nanos, O::nanos_since(began)));
-                }
+            n.div_ceil(4 * n_threads).max(1),
+            move |(model, linear, norm, x, notes), items, out| {
+                ROOM.with_borrow_mut(|(room, normed)| {
+                    for i in items {
+                        let began = O::now();
+                        let row = x.row(i, room);
+                        let normed = norm.as_ref().map(|weight| {
+                            normed.resize(cols, 0.0);
+                            model.float.rms_norm(row, weight, eps, normed);
+                            &*normed
+                        });
+                        let norm_nanos = O::nanos_since(began);
+                        let began = O::now();
+                        let note = linear.prepare_vector(&model.float, normed.map_or(row, |x| x), operation, out);
+                        let note = (i, norm_nanos, O::nanos_since(began), note);
+                        notes.lock().unwrap_or_else(PoisonError::into_inner).push(note);
+                    }
+                });
             },
-            |items, vectors| {
-                for (i, (vector, norm, quantise)) in items.zip(vectors) {
-                    prepared.set(i, vector);
-                    n_nonzero += vector.n_nonzero;
-                    norm_nanos += norm;
-                    quantise_nanos += quantise;
-                }
-            },
+            |items, lines| prepared.set_lines(items.start, lines),
         );
-        self.scratch.give(x);
+        buffers.into_iter().for_each(|buffer| self.scratch.give_lines(buffer));
+        let (mut norm_nanos, mut quantise_nanos, mut n_nonzero) = (0, 0, 0);
+        for (i, norm, quantise, notes) in notes.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            prepared.set_scales(i, &notes);
+            n_nonzero += notes.n_nonzero;
+            norm_nanos += norm;
+            quantise_nanos += quantise;
+        }
         if linear.skips_columns(operation) {
             self.skipped.columns(n_nonzero, n * cols);
         }
@@ -222,7 +231,9 @@ impl<O: Observer> Forward<'_, O> {
         inputs: Vec<PreparedInput>,
         which: [usize; N],
     ) -> [Vec<f32>; N] {
-        self.product_and_inputs(linears, inputs, which).0
+        let (outputs, inputs) = self.product_and_inputs(linears, inputs, which);
+        self.give_inputs(inputs);
+        outputs
     }
 
     /// The same, and the inputs back.
@@ -235,7 +246,7 @@ impl<O: Observer> Forward<'_, O> {
         let n = inputs[0].n_vectors();
         let linears = linears.map(Arc::clone);
         let mut outputs: [Vec<f32>; N] = std::array::from_fn(|i| self.scratch.take(n * linears[i].rows()));
-        let items = items(&linears, self.pool.n_threads());
+        let items = items(&linears, self.pool.n_threads(), n);
         let shape: Vec<_> = linears.iter().map(|linear| (linear.rows(), linear.tile_rows())).collect();
         let placed = items.clone();
         let n_items = items.len();
@@ -263,6 +274,43 @@ impl<O: Observer> Forward<'_, O> {
         (outputs, inputs)
     }
 
+    /// The product of one matrix, as the work items made it.
+    pub(crate) fn product_in_pieces(&mut self, linear: &Arc<Linear>, input: PreparedInput) -> States {
+        let (n, rows, tile_rows) = (input.n_vectors(), linear.rows(), linear.tile_rows());
+        let items = items(&[linear], self.pool.n_threads(), n);
+        let placed = items.clone();
+        let n_items = items.len();
+        let buffers = self.buffers();
+        let ((_, input, _), outputs) = self.pool.run_kept(
+            buffers,
+            (Arc::clone(linear), input, items),
+            n_items,
+            1,
+            |(linear, input, items), range, out| {
+                for (_, tiles) in &items[range] {
+                    linear.product(tiles.clone(), input, out);
+                }
+            },
+        );
+        self.give_inputs(vec![input]);
+        States::of_items(outputs, n, rows, |item| {
+            let (_, tiles) = &placed[item];
+            tiles.start * tile_rows..(tiles.end * tile_rows).min(rows)
+        })
+    }
+
+    /// Keeps the memory of inputs for others.
+    pub(crate) fn give_inputs(&mut self, inputs: Vec<PreparedInput>) {
+        inputs.into_iter().for_each(|input| self.scratch.give_lines(input.into_lines()));
+    }
+
+    /// Keeps the memory of what work shared.
+    pub(crate) fn give_shared(&mut self, states: Arc<States>) {
+        if let Ok(states) = Arc::try_unwrap(states) {
+            self.give_all(states.into_buffers());
+        }
+    }
+
     /// A buffer for each thread.
     pub(crate) fn buffers(&mut self) -> Vec<Vec<f32>> {
         (0..self.pool.n_threads()).map(|_| self.scratch.take_empty()).collect()
@@ -286,13 +334,28 @@ impl<O: Observer> Forward<'_, O> {
     }
 }
 
+/// What no work shares any more.
+fn alone(x: &mut Arc<States>) -> &mut Vec<f32> {
+    Arc::get_mut(x).expect("work gives its inputs back before it ends").in_order()
+}
+
+thread_local! {
+    /// A vector, and the same after its norm.
+    static ROOM: RefCell<(Vec<f32>, Vec<f32>)> = const { RefCell::new((Vec::new(), Vec::new())) };
+}
+
 /// No work item has more rows: enough to pay for handing it out, few enough to share evenly.
 const MAX_GROUP_ROWS: usize = 512;
 
-/// Work items that cover all rows of some matrices: a group of neighbouring tiles of one matrix each.
-pub(crate) fn items<L: AsRef<Linear>>(linears: &[L], n_threads: usize) -> Vec<(usize, Range<usize>)> {
+/// Nor more outputs, if [`MIN_GROUP_ROWS`] are fewer: its sums and what becomes of them stay in the second cache.
+const MAX_GROUP_OUTPUTS: usize = 1 << 15;
+const MIN_GROUP_ROWS: usize = 64;
+
+/// Work items that cover all rows of some matrices for so many vectors: a group of neighbouring tiles of one matrix each.
+pub(crate) fn items<L: AsRef<Linear>>(linears: &[L], n_threads: usize, n_vectors: usize) -> Vec<(usize, Range<usize>)> {
     let total_rows: usize = linears.iter().map(|linear| linear.as_ref().rows()).sum();
-    let group_rows = (total_rows / (4 * n_threads)).clamp(1, MAX_GROUP_ROWS);
+    let most = (MAX_GROUP_OUTPUTS / n_vectors.max(1)).clamp(MIN_GROUP_ROWS, MAX_GROUP_ROWS);
+    let group_rows = (total_rows / (4 * n_threads)).clamp(1, most);
     let mut items = Vec::new();
     for (i, linear) in linears.iter().enumerate() {
         let linear = linear.as_ref();

@@ -8,6 +8,7 @@ use crate::linear::{Linear, LinearOptions, Skips};
 use crate::profile::{Observer, Part};
 use crate::scores::Need;
 use crate::screen::Screen;
+use crate::states::States;
 use std::ops::Range;
 use std::sync::Arc;
 use tritone_kernels::float::{FloatFormat, FloatKernels};
@@ -120,7 +121,8 @@ impl<O: Observer> Forward<'_, O> {
     pub(crate) fn logits(&mut self, hidden: Vec<f32>, n_tokens: usize) -> Vec<f32> {
         let model = Arc::clone(self.model);
         if let Some(linear) = model.weights.head.as_linear() {
-            let [logits] = self.project([linear], hidden, None);
+            let hidden = Arc::new(States::whole(hidden, model.config.hidden));
+            let [logits] = self.project([linear], &hidden, None);
             self.observer.lap(Part::Head);
             return logits;
         }

@@ -29,6 +29,7 @@ mod screen;
 pub mod session;
 pub mod skipped;
 mod speculation;
+mod states;
 pub mod template;
 pub mod threads;
 pub mod tokenizer;

@@ -37,6 +37,10 @@ enum OwnedScales {
 thread_local! {
     /// A thread's integer sums, kept from product to product.
     static SUMS: RefCell<Vec<i32>> = const { RefCell::new(Vec::new()) };
+    /// What became of them, until it is where it belongs: large outputs are then written once, not cleared before.
+    static PRODUCTS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    /// A vector's int8 codes.
+    static CODES: RefCell<Vec<i8>> = const { RefCell::new(Vec::new()) };
 }
 
 /// A matrix `rows x cols` with ternary weights.
@@ -49,9 +53,8 @@ pub(crate) struct Linear {
     activation_block: usize,
 }
 
-/// One vector as [`Linear::prepare_vector`] made it.
-pub(crate) struct PreparedVector {
-    lines: Vec<Line>,
+/// What [`Linear::prepare_vector`] has to say about a vector beside its lines.
+pub(crate) struct VectorNotes {
     scales: Vec<f32>,
     /// Activations that are not 0.
     pub(crate) n_nonzero: usize,
@@ -66,14 +69,15 @@ pub(crate) struct PreparedInput {
 }
 
 impl PreparedInput {
-    /// Room for `n_vectors` vectors for `linear`.
-    pub(crate) fn new(linear: &Linear, n_vectors: usize, operation: Operation) -> PreparedInput {
-        PreparedInput {
-            operation,
-            n_vectors,
-            lines: vec![Line::ZERO; n_vectors * linear.plan.prepared_lines(operation)],
-            scales: vec![0.0; n_vectors * linear.activation_scales()],
-        }
+    /// Room for `n_vectors` vectors for `linear` in `lines`, [`PreparedInput::n_lines`] of them.
+    pub(crate) fn new(linear: &Linear, n_vectors: usize, operation: Operation, lines: Vec<Line>) -> PreparedInput {
+        assert_eq!(lines.len(), PreparedInput::n_lines(linear, n_vectors, operation), "lines for each vector");
+        PreparedInput { operation, n_vectors, lines, scales: vec![0.0; n_vectors * linear.activation_scales()] }
+    }
+
+    /// Lines of `n_vectors` vectors.
+    pub(crate) fn n_lines(linear: &Linear, n_vectors: usize, operation: Operation) -> usize {
+        n_vectors * linear.plan.prepared_lines(operation)
     }
 
     pub(crate) fn n_vectors(&self) -> usize {
@@ -84,10 +88,20 @@ impl PreparedInput {
         self.operation
     }
 
-    pub(crate) fn set(&mut self, i: usize, vector: &PreparedVector) {
-        let (lines, scales) = (vector.lines.len(), vector.scales.len());
-        self.lines[i * lines..(i + 1) * lines].copy_from_slice(&vector.lines);
-        self.scales[i * scales..(i + 1) * scales].copy_from_slice(&vector.scales);
+    /// Sets neighbouring vectors, the first of which is vector `i`.
+    pub(crate) fn set_lines(&mut self, i: usize, lines: &[Line]) {
+        let per_vector = self.lines.len() / self.n_vectors;
+        self.lines[i * per_vector..][..lines.len()].copy_from_slice(lines);
+    }
+
+    pub(crate) fn set_scales(&mut self, i: usize, notes: &VectorNotes) {
+        let scales = notes.scales.len();
+        self.scales[i * scales..(i + 1) * scales].copy_from_slice(&notes.scales);
+    }
+
+    /// The lines, for another input.
+    pub(crate) fn into_lines(self) -> Vec<Line> {
+        self.lines
     }
 }
 
@@ -270,25 +284,39 @@ impl Linear {
         }
     }
 
-    /// Quantises one vector and brings it into the form of an operation.
-    pub(crate) fn prepare_vector(&self, float: &FloatKernels, x: &[f32], operation: Operation) -> PreparedVector {
-        let mut codes = vec![0i8; x.len()];
-        let mut scales = vec![0.0; self.activation_scales()];
-        activations::quantize(float, x, self.activation_block, &mut codes, &mut scales);
-        let mut lines = vec![Line::ZERO; self.plan.prepared_lines(operation)];
-        self.plan.prepare(operation, &codes, &mut lines);
-        // In runs that a byte can count: the compiler makes vectors of it.
-        let nonzero = |codes: &[i8]| usize::from(codes.iter().map(|code| u8::from(*code != 0)).sum::<u8>());
-        let n_nonzero = codes.chunks(128).map(nonzero).sum();
-        PreparedVector { lines, scales, n_nonzero }
+    /// Quantises one vector and appends it in the form of an operation.
+    pub(crate) fn prepare_vector(
+        &self,
+        float: &FloatKernels,
+        x: &[f32],
+        operation: Operation,
+        out: &mut Vec<Line>,
+    ) -> VectorNotes {
+        CODES.with_borrow_mut(|codes| {
+            codes.resize(x.len(), 0);
+            let mut scales = vec![0.0; self.activation_scales()];
+            activations::quantize(float, x, self.activation_block, codes, &mut scales);
+            let start = out.len();
+            out.resize(start + self.plan.prepared_lines(operation), Line::ZERO);
+            self.plan.prepare(operation, codes, &mut out[start..]);
+            // In runs that a byte can count: the compiler makes vectors of it.
+            let nonzero = |codes: &[i8]| usize::from(codes.iter().map(|code| u8::from(*code != 0)).sum::<u8>());
+            VectorNotes { scales, n_nonzero: codes.chunks(128).map(nonzero).sum() }
+        })
     }
 
     /// Appends `[vector][row]` for the rows of `tiles`.
     pub(crate) fn product(&self, tiles: Range<usize>, input: &PreparedInput, out: &mut Vec<f32>) {
+        PRODUCTS.with_borrow_mut(|products| {
+            self.product_in(tiles, input, products);
+            out.extend_from_slice(products);
+        });
+    }
+
+    /// The same in place of what `out` holds.
+    pub(crate) fn product_in(&self, tiles: Range<usize>, input: &PreparedInput, out: &mut Vec<f32>) {
         let n = input.n_vectors;
-        let n_rows = self.plan.geometry().rows_of(tiles.clone()).len();
-        let start = out.len();
-        out.resize(start + n * n_rows, 0.0);
+        out.resize(n * self.plan.geometry().rows_of(tiles.clone()).len(), 0.0);
         SUMS.with_borrow_mut(|sums| {
             sums.resize(self.plan.n_sums(tiles.len(), n), 0);
             self.plan.sums(input.operation, self.data(), tiles.clone(), &input.lines, n, sums);
@@ -296,7 +324,7 @@ impl Linear {
                 OwnedScales::Tensor(scale) => Scales::Tensor(*scale),
                 OwnedScales::Blocks(scales) => Scales::Blocks(scales),
             };
-            self.plan.scale(tiles, sums, scales, &input.scales, n, &mut out[start..]);
+            self.plan.scale(tiles, sums, scales, &input.scales, n, out);
         });
     }
 }

@@ -66,10 +66,11 @@ pub struct Pool {
     workers: Vec<JoinHandle<()>>,
 }
 
-/// A worker's outputs: which items, and where each one's values end.
-struct Slot<O> {
-    ranges: Vec<(Range<usize>, usize)>,
-    values: Vec<O>,
+/// A worker's outputs.
+pub(crate) struct Output<O> {
+    /// Which items, one after the other, and where each range's values end.
+    pub(crate) ranges: Vec<(Range<usize>, usize)>,
+    pub(crate) values: Vec<O>,
 }
 
 struct RangeJob<T, O, F> {
@@ -79,7 +80,7 @@ struct RangeJob<T, O, F> {
     /// Each worker's own contiguous section, `next` counting up: neighbouring weights stay with
     /// one thread, and whoever is done early helps with the other sections.
     sections: Vec<(AtomicUsize, usize)>,
-    slots: Vec<Mutex<Slot<O>>>,
+    slots: Vec<Mutex<Output<O>>>,
 }
 
 impl<T, O, F> Job for RangeJob<T, O, F>
@@ -90,7 +91,7 @@ where
 {
     fn work(&self, worker: usize) {
         let mut slot = self.slots[worker].lock().unwrap_or_else(PoisonError::into_inner);
-        let Slot { ranges, values } = &mut *slot;
+        let Output { ranges, values } = &mut *slot;
         for turn in 0..self.sections.len() {
             let (next, end) = &self.sections[(worker + turn) % self.sections.len()];
             loop {
@@ -185,6 +186,36 @@ impl Pool {
         F: Fn(&T, Range<usize>, &mut Vec<O>) + Send + Sync + 'static,
         C: FnMut(Range<usize>, &[O]),
     {
+        let (input, outputs) = self.run_kept(buffers, input, n_items, grain, work);
+        let mut buffers = Vec::with_capacity(outputs.len());
+        for output in outputs {
+            let mut start = 0;
+            for (range, end) in output.ranges {
+                collect(range, &output.values[start..end]);
+                start = end;
+            }
+            buffers.push(output.values);
+        }
+        (input, buffers)
+    }
+
+    /// The same, and the results stay where each thread has put them.
+    ///
+    /// # Panics
+    /// As [`Pool::run_in`].
+    pub(crate) fn run_kept<T, O, F>(
+        &mut self,
+        buffers: Vec<Vec<O>>,
+        input: T,
+        n_items: usize,
+        grain: usize,
+        work: F,
+    ) -> (T, Vec<Output<O>>)
+    where
+        T: Send + Sync + 'static,
+        O: Send + 'static,
+        F: Fn(&T, Range<usize>, &mut Vec<O>) + Send + Sync + 'static,
+    {
         assert!(buffers.len() >= self.n_threads(), "a buffer for each thread");
         assert!(grain > 0, "a range holds at least one item");
         let n = self.n_threads().min(n_items.div_ceil(grain)).max(1);
@@ -203,7 +234,7 @@ impl Pool {
                 .into_iter()
                 .map(|mut values| {
                     values.clear();
-                    Mutex::new(Slot { ranges: Vec::new(), values })
+                    Mutex::new(Output { ranges: Vec::new(), values })
                 })
                 .collect(),
         });
@@ -216,17 +247,8 @@ impl Pool {
         let Ok(job) = Arc::try_unwrap(job) else {
             unreachable!("every worker drops its share of the job before the barrier");
         };
-        let mut buffers = Vec::with_capacity(job.slots.len());
-        for slot in job.slots {
-            let slot = slot.into_inner().unwrap_or_else(PoisonError::into_inner);
-            let mut start = 0;
-            for (range, end) in slot.ranges {
-                collect(range, &slot.values[start..end]);
-                start = end;
-            }
-            buffers.push(slot.values);
-        }
-        (job.input, buffers)
+        let outputs = job.slots.into_iter().map(|slot| slot.into_inner().unwrap_or_else(PoisonError::into_inner));
+        (job.input, outputs.collect())
     }
 
     fn fork_join(&mut self, job: Arc<dyn Job>) {
