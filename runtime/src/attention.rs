@@ -16,36 +16,45 @@ const PARTIAL: usize = 2;
 
 impl<O: Observer> Forward<'_, O> {
     /// Attention of the queries `[token][head][head_dim]`; the same shape comes back.
-    pub(crate) fn attention(&mut self, layer: usize, position: usize, q: Vec<f32>) -> Vec<f32> {
-        let Config { n_heads, head_dim, .. } = self.model.config;
-        if q.len() == n_heads * head_dim {
-            return self.attention_by_blocks(layer, position + 1, q);
+    pub(crate) fn attention(&mut self, layer: usize, q: Vec<f32>) -> Vec<f32> {
+        if let [span] = self.spans.as_slice()
+            && span.n_tokens == 1
+        {
+            let n_keys = span.position + 1;
+            return self.attention_by_blocks(layer, n_keys, q);
         }
-        self.attention_by_tokens(layer, position, q)
+        self.attention_by_tokens(layer, q)
     }
 
     /// A work item is a token and a key/value head.
-    fn attention_by_tokens(&mut self, layer: usize, position: usize, q: Vec<f32>) -> Vec<f32> {
+    fn attention_by_tokens(&mut self, layer: usize, q: Vec<f32>) -> Vec<f32> {
         let Config { n_heads, n_kv_heads, head_dim, .. } = self.model.config;
         let group = n_heads / n_kv_heads;
-        let n_tokens = q.len() / (n_heads * head_dim);
         let mut out = self.scratch.take(q.len());
-        let cache = std::mem::take(&mut self.cache.layers[layer]);
-        let input = (Arc::clone(self.model), cache, q);
+        // The cache of each token, and how many keys it sees.
+        let mut tokens = Vec::with_capacity(q.len() / (n_heads * head_dim));
+        let mut caches = Vec::with_capacity(self.spans.len());
+        for (i, span) in self.spans.iter_mut().enumerate() {
+            tokens.extend((span.position..span.position + span.n_tokens).map(|position| (i, position + 1)));
+            caches.push(std::mem::take(&mut span.cache.layers[layer]));
+        }
+        let n_tokens = tokens.len();
+        let input = (Arc::clone(self.model), caches, tokens, q);
         let buffers = self.buffers();
-        let ((_, cache, q), buffers) = self.pool.run_in(
+        let ((_, caches, _, q), buffers) = self.pool.run_in(
             buffers,
             input,
             n_tokens * n_kv_heads,
             1,
-            move |(model, cache, q), items, out: &mut Vec<f32>| {
+            move |(model, caches, tokens, q), items, out: &mut Vec<f32>| {
                 for item in items {
                     let (token, kv_head) = (item / n_kv_heads, item % n_kv_heads);
+                    let (sequence, n_keys) = tokens[token];
                     let first = (token * n_heads + kv_head * group) * head_dim;
                     let start = out.len();
                     out.resize(start + group * head_dim, 0.0);
                     let queries = &q[first..first + group * head_dim];
-                    attend(&model.float, &cache[kv_head], position + token + 1, head_dim, queries, &mut out[start..]);
+                    attend(&model.float, &caches[sequence][kv_head], n_keys, head_dim, queries, &mut out[start..]);
                 }
             },
             |items, values| {
@@ -57,7 +66,9 @@ impl<O: Observer> Forward<'_, O> {
         );
         self.give_all(buffers);
         self.scratch.give(q);
-        self.cache.layers[layer] = cache;
+        for (span, cache) in self.spans.iter_mut().zip(caches) {
+            span.cache.layers[layer] = cache;
+        }
         out
     }
 
@@ -70,7 +81,7 @@ impl<O: Observer> Forward<'_, O> {
         // Of each head: `[block][query][head_dim]` and `[block][query]`.
         let mut outs = vec![0.0; n_kv_heads * n_blocks * width];
         let mut partials = vec![Partial::default(); n_kv_heads * n_blocks * group];
-        let cache = std::mem::take(&mut self.cache.layers[layer]);
+        let cache = std::mem::take(&mut self.spans[0].cache.layers[layer]);
         let input = (Arc::clone(self.model), cache, q);
         let (_, cache, mut q) = self.pool.run(
             input,
@@ -98,7 +109,7 @@ impl<O: Observer> Forward<'_, O> {
                 }
             },
         );
-        self.cache.layers[layer] = cache;
+        self.spans[0].cache.layers[layer] = cache;
         let heads = outs.chunks_exact(n_blocks * width).zip(partials.chunks_exact(n_blocks * group));
         for ((outs, partials), out) in heads.zip(q.chunks_exact_mut(width)) {
             self.model.float.attention_join(partials, outs, group, out);

@@ -6,7 +6,7 @@
 
 use crate::config::{Config, RopeStyle};
 use crate::error::Result;
-use crate::kv_cache::KvCache;
+use crate::kv_cache::Span;
 use crate::linear::{Linear, PreparedInput};
 use crate::model::Inner;
 use crate::profile::{Observer, Part};
@@ -77,7 +77,8 @@ impl RopeTables {
 pub(crate) struct Forward<'a, O> {
     pub(crate) model: &'a Arc<Inner>,
     pub(crate) pool: &'a mut Pool,
-    pub(crate) cache: &'a mut KvCache,
+    /// Whose tokens are computed, in their order.
+    pub(crate) spans: Vec<&'a mut Span>,
     pub(crate) rope: &'a mut RopeTables,
     /// Counts what need not be read.
     pub(crate) skipped: &'a mut Skipped,
@@ -87,13 +88,15 @@ pub(crate) struct Forward<'a, O> {
 }
 
 impl<O: Observer> Forward<'_, O> {
-    /// Hidden states `[token][hidden]` after the last layer of `tokens`, the first of which stands
-    /// at `position`; their keys and values are stored.
-    pub(crate) fn layers(&mut self, tokens: &[u32], position: usize) -> Result<Vec<f32>> {
+    /// Hidden states `[token][hidden]` after the last layer of `tokens`, those of one span after those of the
+    /// other; their keys and values are stored.
+    pub(crate) fn layers(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
+        debug_assert_eq!(tokens.len(), self.spans.iter().map(|span| span.n_tokens).sum::<usize>());
         let model = Arc::clone(self.model);
         let (config, weights, float) = (&model.config, &model.weights, &model.float);
         self.observer.start();
-        self.rope.extend(position + tokens.len());
+        let end = self.spans.iter().map(|span| span.position + span.n_tokens).max();
+        self.rope.extend(end.unwrap_or_default());
         if tokens.len() == 1 {
             self.scratch.keep_small();
         }
@@ -107,9 +110,9 @@ impl<O: Observer> Forward<'_, O> {
                 float.rms_norm_heads(&mut k, &norms.k, config.rms_eps);
                 self.observer.lap(Part::Norms);
             }
-            self.rotate_and_store(i, position, &mut q, &mut k, &v);
+            self.rotate_and_store(i, &mut q, &mut k, &v);
             self.observer.lap(Part::Rope);
-            let attention = Arc::new(States::whole(self.attention(i, position, q), layer.output.cols()));
+            let attention = Arc::new(States::whole(self.attention(i, q), layer.output.cols()));
             self.scratch.give(k);
             self.scratch.give(v);
             self.observer.lap(Part::Attention);
@@ -320,16 +323,20 @@ impl<O: Observer> Forward<'_, O> {
         buffers.into_iter().for_each(|buffer| self.scratch.give(buffer));
     }
 
-    fn rotate_and_store(&mut self, layer: usize, position: usize, q: &mut [f32], k: &mut [f32], v: &[f32]) {
+    fn rotate_and_store(&mut self, layer: usize, q: &mut [f32], k: &mut [f32], v: &[f32]) {
         let Config { n_heads, n_kv_heads, head_dim, .. } = self.model.config;
-        let float = &self.model.float;
-        for (i, head) in q.chunks_mut(head_dim).enumerate() {
-            self.rope.rotate(float, position + i / n_heads, head);
-        }
-        for (i, (key, value)) in k.chunks_mut(head_dim).zip(v.chunks(head_dim)).enumerate() {
-            let (token, head) = (i / n_kv_heads, i % n_kv_heads);
-            self.rope.rotate(float, position + token, key);
-            self.cache.store(float, (layer, head), position + token, key, value);
+        let (float, rope) = (&self.model.float, &*self.rope);
+        let mut rows = q
+            .chunks_exact_mut(n_heads * head_dim)
+            .zip(k.chunks_exact_mut(n_kv_heads * head_dim).zip(v.chunks_exact(n_kv_heads * head_dim)));
+        for span in &mut self.spans {
+            for (position, (q, (k, v))) in (span.position..span.position + span.n_tokens).zip(&mut rows) {
+                q.chunks_exact_mut(head_dim).for_each(|query| rope.rotate(float, position, query));
+                for (head, (key, value)) in k.chunks_exact_mut(head_dim).zip(v.chunks_exact(head_dim)).enumerate() {
+                    rope.rotate(float, position, key);
+                    span.cache.store(float, (layer, head), position, key, value);
+                }
+            }
         }
     }
 }

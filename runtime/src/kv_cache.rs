@@ -4,7 +4,11 @@
 //! the attention kernel reads it (`tritone_kernels::float`): keys in key blocks `[head_dim][32 keys]`, so that
 //! keys are SIMD lanes, values as `[key][head_dim]`. Blocks begin at multiples of
 //! [`ATTENTION_BLOCK`] from the first token, so a result never depends on how a prompt was cut.
+//!
+//! Blocks are counted references: a sequence that begins like another shares its blocks ([`KvCache::fork`]), and gets
+//! a copy of one when it first writes to it.
 
+use std::sync::Arc;
 use tritone_kernels::float::{ATTENTION_BLOCK, CacheElement, CachedBlock, FloatKernels, KEY_LANES, Partial};
 
 /// How keys and values are stored.
@@ -18,7 +22,7 @@ pub enum CacheType {
 }
 
 /// Keys and values of up to [`ATTENTION_BLOCK`] positions of one head.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Pair<E> {
     keys: Box<[E]>,
     values: Box<[E]>,
@@ -45,7 +49,7 @@ impl<E: CacheElement> Pair<E> {
 }
 
 /// A block in one of the precisions.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum KvBlock {
     F16(Pair<u16>),
     F32(Pair<f32>),
@@ -70,9 +74,9 @@ impl KvBlock {
 }
 
 /// All blocks of one key/value head of one layer.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct HeadCache {
-    pub(crate) blocks: Vec<KvBlock>,
+    pub(crate) blocks: Vec<Arc<KvBlock>>,
 }
 
 /// The heads of one layer.
@@ -105,25 +109,44 @@ impl KvCache {
         let blocks = &mut self.layers[layer][head].blocks;
         let (block, within) = (position / ATTENTION_BLOCK, position % ATTENTION_BLOCK);
         if block == blocks.len() {
-            blocks.push(match self.kind {
+            blocks.push(Arc::new(match self.kind {
                 CacheType::F16 => KvBlock::F16(Pair::new(self.head_dim)),
                 CacheType::F32 => KvBlock::F32(Pair::new(self.head_dim)),
-            });
+            }));
         }
-        match &mut blocks[block] {
+        match Arc::make_mut(&mut blocks[block]) {
             KvBlock::F16(pair) => pair.store(float, within, key, value),
             KvBlock::F32(pair) => pair.store(float, within, key, value),
         }
     }
 
-    /// Bytes allocated now.
+    /// Bytes of its blocks, shared ones included.
     pub(crate) fn bytes(&self) -> usize {
-        let blocks: usize = self.layers.iter().flatten().map(|head| head.blocks.len()).sum();
+        self.pages().count() * self.page_bytes()
+    }
+
+    /// Bytes of the blocks of [`ATTENTION_BLOCK`] positions: those of all layers and heads.
+    pub(crate) fn page_bytes(&self) -> usize {
         let element = match self.kind {
             CacheType::F16 => size_of::<u16>(),
             CacheType::F32 => size_of::<f32>(),
         };
-        blocks * 2 * ATTENTION_BLOCK * self.head_dim * element
+        let heads: usize = self.layers.iter().map(Vec::len).sum();
+        heads * 2 * ATTENTION_BLOCK * self.head_dim * element
+    }
+
+    /// What tells its pages from others: the same pages have the same number while anyone holds them.
+    pub(crate) fn pages(&self) -> impl Iterator<Item = usize> {
+        // Blocks of all layers and heads are shared, written and dropped together.
+        let first = self.layers.first().and_then(|layer| layer.first());
+        first.into_iter().flat_map(|head| &head.blocks).map(|block| Arc::as_ptr(block).addr())
+    }
+
+    /// A cache with the first `n` positions of this one, in the same blocks.
+    pub(crate) fn fork(&self, n: usize) -> KvCache {
+        let mut fork = KvCache { layers: self.layers.clone(), head_dim: self.head_dim, kind: self.kind };
+        fork.truncate(n);
+        fork
     }
 
     /// Frees the blocks that hold no position below `n`.
@@ -131,5 +154,21 @@ impl KvCache {
         for head in self.layers.iter_mut().flatten() {
             head.blocks.truncate(n.div_ceil(ATTENTION_BLOCK));
         }
+    }
+}
+
+/// Some positions of a sequence that go through the layers.
+#[derive(Debug)]
+pub(crate) struct Span {
+    /// The sequence's keys and values.
+    pub(crate) cache: KvCache,
+    /// Of the first token.
+    pub(crate) position: usize,
+    pub(crate) n_tokens: usize,
+}
+
+impl Span {
+    pub(crate) fn new(cache: KvCache) -> Span {
+        Span { cache, position: 0, n_tokens: 0 }
     }
 }

@@ -3,6 +3,7 @@
 #![warn(missing_docs)]
 
 mod attention;
+pub mod batch;
 pub mod budget;
 pub mod checkpoint;
 pub mod config;
@@ -30,6 +31,7 @@ pub mod session;
 pub mod skipped;
 mod speculation;
 mod states;
+mod steps;
 pub mod template;
 pub mod threads;
 pub mod tokenizer;

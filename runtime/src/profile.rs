@@ -197,12 +197,12 @@ impl Observer for Profile {
 impl Session {
     /// Times the parts of all work from now on. It changes no result.
     pub fn start_profile(&mut self) {
-        self.profile = Some(Profile::new());
+        self.steps.profile = Some(Profile::new());
     }
 
     /// Ends the profile, if one was started, and returns it.
     pub fn take_profile(&mut self) -> Option<Profile> {
-        self.profile.take()
+        self.steps.profile.take()
     }
 }
 

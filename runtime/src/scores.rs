@@ -41,6 +41,18 @@ impl Need {
         }
     }
 
+    /// What covers each of some needs of one kind; nothing if there are none.
+    pub(crate) fn of_all<'n>(needs: impl Iterator<Item = &'n Need>) -> Option<Need> {
+        needs.cloned().reduce(|all, need| match (all, need) {
+            (Need::Top { count, mut tokens }, Need::Top { count: other, tokens: others }) => {
+                tokens.extend(others);
+                Need::Top { count: count.max(other), tokens }
+            }
+            (Need::Within { below }, Need::Within { below: other }) => Need::Within { below: below.max(other) },
+            _ => Need::All,
+        })
+    }
+
     /// Whether whoever has this has all that `other` needs.
     #[must_use]
     pub(crate) fn covers(&self, other: &Need) -> bool {
@@ -113,6 +125,15 @@ mod tests {
         assert!(!top(4, &[]).covers(&Need::All) && !top(4, &[]).covers(&Need::Within { below: 0.0 }));
         assert!(Need::Within { below: 2.0 }.covers(&Need::Within { below: 2.0 }));
         assert!(!Need::Within { below: 2.0 }.covers(&Need::Within { below: 2.5 }));
+        for needs in [
+            [top(4, &[1]), top(2, &[7, 3])],
+            [Need::Within { below: 2.0 }, Need::Within { below: 3.0 }],
+            [Need::All, Need::All],
+        ] {
+            let all = Need::of_all(needs.iter()).unwrap();
+            assert!(needs.iter().all(|need| all.covers(need)), "{all:?}");
+        }
+        assert_eq!(Need::of_all([].iter()), None);
         assert_eq!(top(1, &[5]).with(&[6, 7]), top(3, &[5, 6, 7]));
     }
 

@@ -1,15 +1,11 @@
 //! One sequence on its way through a model: its tokens, its cache, its threads.
 
 use crate::error::{Error, Result};
-use crate::forward::{Forward, RopeTables};
-use crate::kv_cache::KvCache;
+use crate::kv_cache::Span;
 use crate::model::Inner;
-use crate::profile::{Observer, Off, Profile};
 use crate::scores::{Need, Scores};
-use crate::scratch::Scratch;
-use crate::screen::Screen;
 use crate::skipped::Skipped;
-use crate::threads::Pool;
+use crate::steps::{Logits, Steps};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -21,24 +17,12 @@ pub const DEFAULT_CHUNK: usize = 512;
 /// Made by [`crate::model::Model::session`]. The logits depend on the tokens alone: not on the
 /// number of threads, nor on how the prompt was cut into chunks.
 pub struct Session {
-    model: Arc<Inner>,
-    pool: Pool,
-    cache: KvCache,
-    rope: RopeTables,
+    pub(crate) steps: Steps,
+    span: Span,
     tokens: Vec<u32>,
     context_length: usize,
-    logits: Vec<f32>,
-    /// Whose logits these are, if not all tokens'.
-    chosen: Option<Vec<u32>>,
-    /// Steps that did not need all logits.
-    partial_steps: u32,
-    /// Steps to go for which the whole head is read, since the copy left too many rows.
-    full_steps: u32,
+    logits: Logits,
     ahead: Ahead,
-    skipped: Skipped,
-    scratch: Scratch,
-    /// While there is one, the parts of the work are timed.
-    pub(crate) profile: Option<Profile>,
 }
 
 /// What was computed for tokens that may come after the last one.
@@ -49,13 +33,10 @@ struct Ahead {
     states: VecDeque<(Vec<f32>, Kept)>,
 }
 
-/// The logits of one hidden state.
+/// The logits of one hidden state, at least what `need` needs.
 struct Kept {
-    /// They are at least what this needs.
     need: Need,
-    /// Whose logits they are, if not all tokens'.
-    ids: Option<Vec<u32>>,
-    logits: Vec<f32>,
+    logits: Logits,
 }
 
 impl Session {
@@ -70,25 +51,10 @@ impl Session {
                 rule: format!("it must be from 1 to {limit}, what this model was made for"),
             });
         }
-        let pool = Pool::new(model.n_threads)?;
-        let cache = KvCache::new(config.n_layers, config.n_kv_heads, config.head_dim, model.cache_type);
-        let rope = RopeTables::new(config, model.weights.rope_factors.clone());
-        Ok(Session {
-            pool,
-            cache,
-            rope,
-            tokens: Vec::new(),
-            context_length,
-            logits: Vec::new(),
-            chosen: None,
-            partial_steps: 0,
-            full_steps: 0,
-            ahead: Ahead::default(),
-            skipped: Skipped::default(),
-            scratch: Scratch::default(),
-            profile: None,
-            model,
-        })
+        let logits = Logits { ids: None, values: Vec::new(), vocab_size: config.vocab_size };
+        let steps = Steps::new(model)?;
+        let span = Span::new(steps.cache());
+        Ok(Session { steps, span, tokens: Vec::new(), context_length, logits, ahead: Ahead::default() })
     }
 
     /// How many tokens the model has seen.
@@ -112,31 +78,31 @@ impl Session {
     /// The model this sequence runs on.
     #[must_use]
     pub fn model(&self) -> crate::model::Model {
-        crate::model::Model::from_inner(Arc::clone(&self.model))
+        crate::model::Model::from_inner(Arc::clone(&self.steps.model))
     }
 
     /// Bytes that keys and values take now.
     #[must_use]
     pub fn cache_bytes(&self) -> usize {
-        self.cache.bytes()
+        self.span.cache.bytes()
     }
 
     /// What was left out of products since the session began or since [`Session::restart_skipped`].
     #[must_use]
     pub fn skipped(&self) -> Skipped {
-        self.skipped
+        self.steps.skipped
     }
 
     /// Starts to count anew.
     pub fn restart_skipped(&mut self) {
-        self.skipped = Skipped::default();
+        self.steps.skipped = Skipped::default();
     }
 
     /// Forgets all tokens after the first `n`.
     pub fn truncate(&mut self, n: usize) {
         self.tokens.truncate(n);
         self.ahead = Ahead::default();
-        self.cache.truncate(self.tokens.len());
+        self.span.cache.truncate(self.tokens.len());
     }
 
     /// Feeds tokens, `chunk` at a time (0: [`DEFAULT_CHUNK`]), and returns the logits
@@ -159,18 +125,18 @@ impl Session {
     /// As [`Session::prefill`].
     pub fn prefill_all(&mut self, tokens: &[u32], chunk: usize, each: &mut dyn FnMut(usize, &[f32])) -> Result<()> {
         self.check(tokens)?;
-        let vocab = self.model.config.vocab_size;
+        let vocab = self.steps.model.config.vocab_size;
         let mut done = 0;
         for part in tokens.chunks(chunk_or_default(chunk)) {
             let hidden = self.forward(part)?;
-            let logits = self.head(hidden, part.len());
-            self.logits.clear();
-            self.chosen = None;
+            let logits = self.steps.all_logits(hidden);
+            self.logits.values.clear();
+            self.logits.ids = None;
             for row in logits.chunks(vocab) {
                 finite(row, done)?;
                 each(done, row);
                 done += 1;
-                row.clone_into(&mut self.logits);
+                row.clone_into(&mut self.logits.values);
             }
         }
         Ok(())
@@ -182,7 +148,7 @@ impl Session {
     /// As [`Session::prefill`].
     pub fn decode(&mut self, token: u32) -> Result<&[f32]> {
         self.decode_for(token, &Need::All)?;
-        Ok(&self.logits)
+        Ok(&self.logits.values)
     }
 
     /// Feeds one token and returns at least the logits after it that are needed, with the bits that
@@ -216,15 +182,15 @@ impl Session {
             self.check(&batch)?;
             let hidden = self.forward(&batch)?;
             self.tokens.truncate(self.tokens.len() - draft.len());
-            let states = hidden.chunks_exact(self.model.config.hidden).map(<[f32]>::to_vec);
+            let states = hidden.chunks_exact(self.steps.model.config.hidden).map(<[f32]>::to_vec);
             let mut states: VecDeque<_> = states.zip(self.scores_of(&hidden, need)?).collect();
             let first = states.pop_front();
             self.ahead = Ahead { tokens: draft.iter().copied().collect(), states };
             first.expect("a state for each token").1
         };
-        (self.chosen, self.logits) = (kept.ids, kept.logits);
+        self.logits = kept.logits;
         // Logits of a draft are looked at only when their turn comes, so that an error does not depend on it.
-        finite(&self.logits, self.tokens.len() - 1)?;
+        finite(&self.logits.values, self.tokens.len() - 1)?;
         Ok(self.scores())
     }
 
@@ -236,17 +202,14 @@ impl Session {
     /// What the last step gave: the logits after the last token fed.
     #[must_use]
     pub fn scores(&self) -> Scores<'_> {
-        match &self.chosen {
-            None => Scores::All(&self.logits),
-            Some(ids) => Scores::Some { ids, logits: &self.logits, vocab_size: self.model.config.vocab_size },
-        }
+        self.logits.scores()
     }
 
     /// The logits after the last token fed; empty before the first, and after a step that was not asked for all of
     /// them (see [`Session::scores`]).
     #[must_use]
     pub fn logits(&self) -> &[f32] {
-        if self.chosen.is_none() { &self.logits } else { &[] }
+        if self.logits.ids.is_none() { &self.logits.values } else { &[] }
     }
 
     /// The log-probability of `token` after the last token fed, before any sampling setting.
@@ -265,36 +228,13 @@ impl Session {
     #[must_use]
     pub fn log_softmax(&self, logits: &[f32], token: u32) -> f32 {
         let logit = logits[token as usize];
-        let partial = self.model.float.softmax(&mut logits.to_vec());
+        let partial = self.steps.model.float.softmax(&mut logits.to_vec());
         (f64::from(logit) - f64::from(partial.max) - libm::log(f64::from(partial.sum))) as f32
     }
 
     /// The last token and those before it, once they are known to be acceptable.
     fn check<'t>(&self, tokens: &'t [u32]) -> Result<(u32, &'t [u32])> {
-        let Some((&last, before)) = tokens.split_last() else {
-            return Err(Error::InvalidOption {
-                option: "the prompt",
-                value: "empty".to_owned(),
-                rule: "it must have at least one token".to_owned(),
-            });
-        };
-        let vocab = self.model.config.vocab_size;
-        if let Some(&bad) = tokens.iter().find(|&&token| token as usize >= vocab) {
-            return Err(Error::InvalidOption {
-                option: "a token id",
-                value: bad.to_string(),
-                rule: format!("it must be below {vocab}, the size of this model's vocabulary"),
-            });
-        }
-        let needed = self.tokens.len() + tokens.len();
-        if needed > self.context_length {
-            return Err(Error::PromptTooLong {
-                tokens: needed,
-                context: self.context_length,
-                limit: self.model.config.context_length,
-            });
-        }
-        Ok((last, before))
+        self.steps.check(tokens, self.tokens.len(), self.context_length)
     }
 
     /// Feeds acceptable tokens; returns the hidden states `[token][hidden]` after the last layer.
@@ -303,122 +243,25 @@ impl Session {
         if !self.ahead.tokens.is_empty() {
             self.truncate(position);
         }
-        let hidden = match self.profile.take() {
-            None => self.step(&mut Off).layers(tokens, position),
-            Some(mut profile) => {
-                let hidden = self.step(&mut profile).layers(tokens, position);
-                self.profile = Some(profile);
-                hidden
-            }
-        }?;
+        (self.span.position, self.span.n_tokens) = (position, tokens.len());
+        let hidden = self.steps.layers(vec![&mut self.span], tokens)?;
         self.tokens.extend_from_slice(tokens);
         Ok(hidden)
     }
 
-    /// Logits `[token][vocab_size]` of hidden states.
-    fn head(&mut self, hidden: Vec<f32>, n_tokens: usize) -> Vec<f32> {
-        match self.profile.take() {
-            None => all_logits(self.step(&mut Off), hidden, n_tokens),
-            Some(mut profile) => {
-                let logits = all_logits(self.step(&mut profile), hidden, n_tokens);
-                self.profile = Some(profile);
-                logits
-            }
-        }
-    }
-
     /// At least the logits that are needed after each of some hidden states.
     fn scores_of(&mut self, hidden: &[f32], need: &Need) -> Result<Vec<Kept>> {
-        let screen = self.screen(need)?;
-        let scores = match self.profile.take() {
-            None => needed_logits(self.step(&mut Off), hidden.to_vec(), screen.as_ref(), need),
-            Some(mut profile) => {
-                let scores = needed_logits(self.step(&mut profile), hidden.to_vec(), screen.as_ref(), need);
-                self.profile = Some(profile);
-                scores
-            }
-        };
-        let most = self.model.config.vocab_size / 2;
-        if scores.iter().any(|(ids, _)| ids.as_ref().is_some_and(|ids| ids.len() > most)) {
-            self.full_steps = FULL_STEPS;
-        }
-        Ok(scores.into_iter().map(|(ids, logits)| Kept { need: need.clone(), ids, logits }).collect())
+        let n = hidden.len() / self.steps.model.config.hidden;
+        let logits = self.steps.logits(hidden, &vec![need.clone(); n])?;
+        Ok(logits.into_iter().map(|logits| Kept { need: need.clone(), logits }).collect())
     }
-
-    /// The head's 8-bit copy, if it is of use for this step.
-    fn screen(&mut self, need: &Need) -> Result<Option<Arc<Screen>>> {
-        let model = Arc::clone(&self.model);
-        if *need == Need::All || model.full_head || model.weights.head.as_linear().is_some() {
-            return Ok(None);
-        }
-        self.partial_steps = self.partial_steps.saturating_add(1);
-        self.full_steps = self.full_steps.saturating_sub(1);
-        if self.full_steps > 0 {
-            return Ok(None);
-        }
-        if let Some(screen) = model.screen.get() {
-            return Ok(screen.clone());
-        }
-        if self.partial_steps < WORTH_A_COPY {
-            return Ok(None);
-        }
-        let shape = (model.config.vocab_size, model.config.hidden);
-        let screen = Screen::build(&model.weights.head, shape, model.float, &mut self.pool)?.map(Arc::new);
-        // Another session may have been faster; both made the same.
-        Ok(model.screen.get_or_init(|| screen).clone())
-    }
-
-    fn step<'a, O: Observer>(&'a mut self, observer: &'a mut O) -> Forward<'a, O> {
-        Forward {
-            model: &self.model,
-            pool: &mut self.pool,
-            cache: &mut self.cache,
-            rope: &mut self.rope,
-            skipped: &mut self.skipped,
-            scratch: &mut self.scratch,
-            observer,
-        }
-    }
-}
-
-/// Steps that read the whole head before its copy is made. Making it takes as long as some 40 steps save (2B-4T shape,
-/// two AVX2 cores: 0.75 s, and 16 ms less for a step), so a short answer is better off without.
-const WORTH_A_COPY: u32 = 24;
-
-/// For so many steps the whole head is read after the copy left more than half of the rows.
-const FULL_STEPS: u32 = 32;
-
-fn all_logits<O: Observer>(mut step: Forward<'_, O>, hidden: Vec<f32>, n_tokens: usize) -> Vec<f32> {
-    let hidden = step.output_norm(hidden);
-    step.logits(hidden, n_tokens)
-}
-
-/// Of each hidden state at least the logits that are needed, and whose they are if not all tokens'.
-fn needed_logits<O: Observer>(
-    mut step: Forward<'_, O>,
-    hidden: Vec<f32>,
-    screen: Option<&Arc<Screen>>,
-    need: &Need,
-) -> Vec<(Option<Vec<u32>>, Vec<f32>)> {
-    let hidden = step.output_norm(hidden);
-    let (width, vocab) = (step.model.config.hidden, step.model.config.vocab_size);
-    let n = hidden.len() / width;
-    let chosen = screen.map(|screen| step.chosen_logits(screen, &hidden, need)).unwrap_or_default();
-    if chosen.iter().all(Option::is_none) {
-        return step.logits(hidden, n).chunks(vocab).map(|logits| (None, logits.to_vec())).collect();
-    }
-    let states = chosen.into_iter().zip(hidden.chunks_exact(width));
-    let scores = states.map(|(chosen, state)| match chosen {
-        Some((ids, logits)) => (Some(ids), logits),
-        None => (None, step.logits(state.to_vec(), 1)),
-    });
-    scores.collect()
 }
 
 fn chunk_or_default(chunk: usize) -> usize {
     if chunk == 0 { DEFAULT_CHUNK } else { chunk }
 }
 
-fn finite(logits: &[f32], position: usize) -> Result<()> {
+/// Refuses logits of a damaged model.
+pub(crate) fn finite(logits: &[f32], position: usize) -> Result<()> {
     if logits.iter().all(|logit| logit.is_finite()) { Ok(()) } else { Err(Error::NonFiniteLogits { position }) }
 }
