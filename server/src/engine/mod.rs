@@ -18,6 +18,8 @@ mod pages;
 mod prefixes;
 mod running;
 mod scheduler;
+#[cfg(test)]
+mod tests;
 
 pub use options::{EngineOptions, StartError};
 

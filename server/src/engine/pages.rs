@@ -154,3 +154,49 @@ impl Drop for Held {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::tests::model;
+    use tritone_runtime::batch::{Batch, Feed};
+
+    fn feed(batch: &mut Batch, held: &mut Held, n: usize) {
+        let tokens = vec![5; n];
+        batch.step(&mut [Feed { sequence: &mut held.sequence, tokens: &tokens, need: None }]).unwrap();
+        held.update();
+    }
+
+    #[test]
+    fn shared_pages_count_once_and_copies_are_foreseen() {
+        let mut batch = Batch::new(&model()).unwrap();
+        let ledger = Ledger::default();
+        let counts = || (ledger.running(), ledger.all());
+        let mut first = Held::new(batch.sequence(), &ledger);
+        assert_eq!((counts(), first.copies(Idle::Counts)), ((0, 0), 0));
+        feed(&mut batch, &mut first, PAGE_TOKENS + 10);
+        assert_eq!((counts(), first.pages()), ((2, 2), 2));
+        let mut second = first.fork(PAGE_TOKENS + 5);
+        let whole = first.fork(PAGE_TOKENS);
+        assert_eq!((counts(), second.pages(), whole.pages()), ((2, 2), 2, 1));
+        // Whoever is fed first makes a copy, and then nobody needs one.
+        assert_eq!([&first, &second, &whole].map(|held| held.copies(Idle::Gone)), [1, 1, 0]);
+        feed(&mut batch, &mut second, 1);
+        assert_eq!((counts(), first.copies(Idle::Counts), second.copies(Idle::Counts)), ((3, 3), 0, 0));
+        feed(&mut batch, &mut first, 1);
+        assert_eq!(counts(), (3, 3));
+        // What rests is counted apart, but where a running one has the page too.
+        let mut third = second.fork(PAGE_TOKENS + 6);
+        second.rest();
+        assert_eq!(counts(), (3, 3));
+        assert_eq!((third.copies(Idle::Counts), third.copies(Idle::Gone)), (1, 0));
+        feed(&mut batch, &mut third, 1);
+        assert_eq!(counts(), (3, 4));
+        drop((first, third));
+        assert_eq!(counts(), (1, 2));
+        drop(whole);
+        assert_eq!(counts(), (0, 2));
+        drop(second);
+        assert_eq!(counts(), (0, 0));
+    }
+}

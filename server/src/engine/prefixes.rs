@@ -90,3 +90,83 @@ impl Prefixes {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::pages::Ledger;
+    use crate::engine::tests::model;
+    use tritone_runtime::batch::{Batch, Feed};
+
+    /// Tokens that are often alike at their beginning.
+    fn text(mut seed: usize) -> Vec<u32> {
+        let n = 1 + seed * 7 % 60;
+        (0..n)
+            .map(|_| {
+                seed = seed * 1103 % 4093;
+                u32::from(seed.is_multiple_of(9))
+            })
+            .collect()
+    }
+
+    #[test]
+    fn finds_what_a_scan_finds_and_keeps_no_beginnings() {
+        let mut batch = Batch::new(&model()).unwrap();
+        let ledger = Ledger::default();
+        let mut prefixes = Prefixes::default();
+        let mut given: Vec<Vec<u32>> = Vec::new();
+        for seed in 1..120 {
+            let tokens = text(seed);
+            let best = given.iter().map(|other| common(other, &tokens)).max().unwrap_or(0);
+            let found = prefixes.longest(&tokens);
+            assert_eq!(found.as_ref().map_or(0, |(_, n)| *n), best, "{tokens:?}");
+            assert!(found.is_none_or(|(other, n)| common(&other, &tokens) == n));
+            let mut held = Held::new(batch.sequence(), &ledger);
+            batch.step(&mut [Feed { sequence: &mut held.sequence, tokens: &tokens, need: None }]).unwrap();
+            held.update();
+            prefixes.keep(held);
+            if tokens.len() >= WORTH_KEEPING {
+                given.push(tokens);
+            }
+            assert_eq!(prefixes.by_age.len(), prefixes.by_tokens.len());
+        }
+        let kept: Vec<_> = prefixes.by_tokens.keys().collect();
+        assert!(kept.len() > 20 && kept.len() < given.len(), "{} of {}", kept.len(), given.len());
+        for (i, one) in kept.iter().enumerate() {
+            assert!(kept.iter().enumerate().all(|(j, other)| i == j || !other.starts_with(one)));
+        }
+        assert_eq!((ledger.running(), ledger.all()), (0, kept.len()), "each has a page of its own");
+        let mut n_kept = kept.len();
+        while prefixes.forget_oldest() {
+            n_kept -= 1;
+            assert_eq!((prefixes.by_tokens.len(), ledger.all()), (n_kept, n_kept));
+        }
+        assert_eq!(n_kept, 0);
+    }
+
+    #[test]
+    fn the_one_that_was_used_last_is_forgotten_last() {
+        let mut batch = Batch::new(&model()).unwrap();
+        let ledger = Ledger::default();
+        let mut prefixes = Prefixes::default();
+        let texts: Vec<Vec<u32>> = (0..4).map(|i| [i, 1, 2, 3].repeat(10)).collect();
+        for tokens in &texts {
+            let mut held = Held::new(batch.sequence(), &ledger);
+            batch.step(&mut [Feed { sequence: &mut held.sequence, tokens, need: None }]).unwrap();
+            held.update();
+            prefixes.keep(held);
+        }
+        let (tokens, n) = prefixes.longest(&texts[1][..30]).unwrap();
+        assert_eq!((&*tokens, n), (&texts[1][..], 30));
+        let fork = prefixes.fork(&tokens, n).unwrap();
+        assert_eq!(fork.sequence.tokens(), &texts[1][..30]);
+        // What is the beginning of one that is kept counts as a use of that.
+        prefixes.keep(prefixes.by_tokens[&texts[0][..]].held.fork(20));
+        for left in [2, 3, 1, 0] {
+            assert!(prefixes.by_tokens.contains_key(&texts[left][..]));
+            assert!(prefixes.forget_oldest());
+            assert!(!prefixes.by_tokens.contains_key(&texts[left][..]), "{left}");
+        }
+        assert!(!prefixes.forget_oldest());
+    }
+}

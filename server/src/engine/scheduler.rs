@@ -31,6 +31,9 @@ const WORTH_WAITING: usize = 32;
 /// What the panic of a step or of a job's own parts is called.
 const PANIC: &str = "the engine failed while it worked on this request; the server's log has the reason";
 
+/// What comes of a step, for each who wants logits.
+pub(super) type StepLogits = Vec<RuntimeResult<Logits>>;
+
 /// A job without a place.
 struct Waiting {
     request: Request,
@@ -67,7 +70,7 @@ pub(super) struct Scheduler {
     n_ends: u64,
     /// What the next step does instead.
     #[cfg(test)]
-    pub(super) fault: Option<fn() -> RuntimeResult<Vec<RuntimeResult<Logits>>>>,
+    pub(super) fault: Option<fn() -> RuntimeResult<StepLogits>>,
 }
 
 impl Scheduler {
@@ -104,14 +107,11 @@ impl Scheduler {
     }
 
     /// Takes in what came, drops what is over, begins what can begin, takes a step.
-    fn turn(&mut self) -> ControlFlow<()> {
-        let idle = self.waiting.is_empty() && self.running.is_empty();
-        let mail = self.inbox.take(idle);
-        let arrived = mail.arrived.into_iter();
-        self.waiting.extend(arrived.map(|request| Waiting { request, behind: None, tried: None }));
+    pub(super) fn turn(&mut self) -> ControlFlow<()> {
+        let closing = self.take_in();
         let now = Instant::now();
         self.sweep(now);
-        if let Some(until) = mail.closing {
+        if let Some(until) = closing {
             self.fail_waiting(&Failure::ShuttingDown);
             if now >= until {
                 self.fail_running(&Failure::ShuttingDown);
@@ -126,6 +126,16 @@ impl Scheduler {
         let turn = self.step();
         self.publish();
         turn
+    }
+
+    /// Takes what came into the queue, and waits for something if there is nothing to do. Returns when all is to end, if
+    /// it is.
+    pub(super) fn take_in(&mut self) -> Option<Instant> {
+        let idle = self.waiting.is_empty() && self.running.is_empty();
+        let mail = self.inbox.take(idle);
+        let arrived = mail.arrived.into_iter();
+        self.waiting.extend(arrived.map(|request| Waiting { request, behind: None, tried: None }));
+        mail.closing
     }
 
     /// Drops jobs whose client is gone or whose time is up.
@@ -306,7 +316,7 @@ impl Scheduler {
     }
 
     /// Gives each job that was fed the logits that it wanted.
-    fn digest(&mut self, fed: &[Option<usize>], logits: Vec<RuntimeResult<Logits>>) {
+    fn digest(&mut self, fed: &[Option<usize>], logits: StepLogits) {
         let Scheduler { model, batch, limits, metrics, running, prefixes, ledger, .. } = self;
         let world = World { model, batch, metrics, context: limits.context };
         let mut logits = logits.into_iter();
@@ -349,7 +359,7 @@ impl Scheduler {
     }
 
     /// After a panic of the loop itself: fails what runs, or what waits if nothing runs, and begins anew.
-    fn recover(&mut self) -> ControlFlow<()> {
+    pub(super) fn recover(&mut self) -> ControlFlow<()> {
         let failure = Failure::Internal(PANIC.to_owned());
         if self.running.is_empty() {
             self.fail_waiting(&failure);
@@ -375,6 +385,13 @@ impl Scheduler {
                 ControlFlow::Break(())
             }
         }
+    }
+
+    /// Forgets all that is kept; returns how many pages are held then.
+    #[cfg(test)]
+    pub(super) fn forget_all(&mut self) -> usize {
+        while self.prefixes.forget_oldest() {}
+        self.ledger.all()
     }
 
     /// Places for answers that nobody has.
@@ -414,4 +431,28 @@ fn shares(left: &[usize], chunk: usize) -> Vec<usize> {
         rest -= more;
     }
     shares
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shares;
+
+    #[test]
+    fn a_step_is_shared_by_age_and_by_what_is_left() {
+        for (left, chunk, expected) in [
+            (&[][..], 8, &[][..]),
+            (&[0, 0], 8, &[0, 0]),
+            (&[5], 8, &[5]),
+            (&[50], 8, &[8]),
+            // The oldest has a quarter, the shortest the rest, and what that does not need the next one.
+            (&[50, 40, 3], 8, &[2, 3, 3]),
+            (&[0, 50, 0, 20], 16, &[0, 4, 0, 12]),
+            (&[3, 50, 60], 16, &[3, 13, 0]),
+            (&[50, 50], 16, &[16, 0]),
+            (&[9, 2], 1, &[1, 0]),
+            (&[1, 2], 100, &[1, 2]),
+        ] {
+            assert_eq!(shares(left, chunk), expected, "{left:?} {chunk}");
+        }
+    }
 }

@@ -141,7 +141,9 @@ fn a_client_that_goes_leaves_nothing_running() {
         }
         receivers.push(engine.submit(job).unwrap());
     }
-    assert!(matches!(receivers[0].blocking_recv(), Some(Event::Token(_))));
+    for _ in 0..10 {
+        assert!(matches!(receivers[0].blocking_recv(), Some(Event::Token(_))));
+    }
     assert!(engine.stats().running_pages > 0 && engine.stats().running > 0);
     drop(receivers);
     settle(&engine);
@@ -149,8 +151,8 @@ fn a_client_that_goes_leaves_nothing_running() {
     assert_eq!((stats.running_pages, stats.cancelled_jobs, stats.done_jobs), (0, 4, 0), "{stats:?}");
     assert!(stats.idle_pages <= stats.page_limit);
     // What they computed is of use still.
-    let again = done(&engine, greedy(long(&model).prompt, 3));
-    assert_eq!(again.usage.unwrap().cached_tokens, again.usage.unwrap().prompt_tokens - 1);
+    let usage = done(&engine, greedy(long_prompt, 3)).usage.unwrap();
+    assert!((16..usage.prompt_tokens).contains(&usage.cached_tokens), "{usage:?}");
 }
 
 #[test]

@@ -183,9 +183,9 @@ fn a_conversation_begins_where_it_was() {
     let model = story();
     let engine = start(&model, &EngineOptions::default());
     let mut prompt = tokens(&model, SYSTEM);
-    for turn in 0..4 {
+    for (turn, beginning) in BEGINNINGS[..4].iter().enumerate() {
         let known = prompt.len();
-        prompt.extend(tokens(&model, BEGINNINGS[turn]));
+        prompt.extend(tokens(&model, beginning));
         let here = done(&engine, greedy(prompt.clone(), 10));
         // All but the last token of the answer was fed; the first turn knows nothing.
         let expected = if turn == 0 { 0 } else { known - 1 };
