@@ -255,3 +255,27 @@ fn log_probabilities_are_sorted_and_of_the_model_itself() {
         session.decode(token.id).unwrap();
     }
 }
+
+/// With the logits that can matter and with all of them, which log-probabilities take.
+#[test]
+fn a_bias_is_reckoned_with_where_few_logits_are_computed() {
+    let model = story();
+    let engine = start(&model, &EngineOptions::default());
+    // After so many steps the head has a copy that leaves most logits out.
+    let plain = done(&engine, Job { ignore_eos: true, ..greedy(vec![1, 2, 3], 60) });
+    let mut usual = plain.ids(0);
+    usual.sort_unstable();
+    usual.dedup();
+    for top_k in [1, 3] {
+        let job = |logprobs| Job {
+            // Down with what would come, up with something else.
+            logit_bias: usual.iter().map(|id| (*id, -100.0)).chain([(1000, 3.0), (2000, 1.0)]).collect(),
+            sampler: SamplerConfig { top_k, top_p: 1.0, min_p: 0.0, ..SamplerConfig::default() },
+            logprobs,
+            ..greedy(tokens(&model, "There was once a king"), 60)
+        };
+        let (few, all) = (done(&engine, job(None)), done(&engine, job(Some(0))));
+        assert_eq!((few.ids(0), few.text(0)), (all.ids(0), all.text(0)));
+        assert!(few.ids(0).iter().all(|id| !usual.contains(id)));
+    }
+}
