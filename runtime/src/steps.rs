@@ -39,6 +39,21 @@ impl Logits {
     }
 }
 
+/// Turns logits of one step into log-probabilities (natural logarithm).
+#[derive(Clone, Copy, Debug)]
+pub struct LogSoftmax {
+    max: f64,
+    log_sum: f64,
+}
+
+impl LogSoftmax {
+    /// The log-probability of a token with this logit.
+    #[must_use]
+    pub fn of(&self, logit: f32) -> f32 {
+        (f64::from(logit) - self.max - self.log_sum) as f32
+    }
+}
+
 pub(crate) struct Steps {
     pub(crate) model: Arc<Inner>,
     pool: Pool,
@@ -65,6 +80,12 @@ impl Steps {
             profile: None,
             model,
         })
+    }
+
+    /// The log-probabilities under all logits of a step.
+    pub(crate) fn log_softmax(&self, logits: &[f32]) -> LogSoftmax {
+        let partial = self.model.float.softmax(&mut logits.to_vec());
+        LogSoftmax { max: f64::from(partial.max), log_sum: libm::log(f64::from(partial.sum)) }
     }
 
     /// An empty cache for a sequence.
