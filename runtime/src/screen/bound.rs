@@ -86,20 +86,20 @@ impl Notes {
         mut each: impl FnMut(usize),
     ) {
         const TOGETHER: usize = 32;
-        let rows = first..first + estimates.len();
-        let (norm, after) = (&self.norm[rows.clone()], &self.after_high[rows]);
+        let n = estimates.len();
+        let (norm, after) = (&self.norm[first..first + n], &self.after_high[first..first + n]);
         let [of_norm, of_after, _] = state.errors(Plane::High);
-        let parts = estimates.chunks(TOGETHER).zip(norm.chunks(TOGETHER).zip(after.chunks(TOGETHER)));
-        for (part, (estimates, (norm, after))) in parts.enumerate() {
-            let mut reaches = [false; TOGETHER];
-            for (reaches, (estimate, (norm, after))) in
-                reaches.iter_mut().zip(estimates.iter().zip(norm.iter().zip(after)))
-            {
-                *reaches = most(*estimate, norm * of_norm + after * of_after) >= threshold;
+        let reaches = |i: usize| most(estimates[i], norm[i] * of_norm + after[i] * of_after) >= threshold;
+        for start in (0..n).step_by(TOGETHER) {
+            let some = start..(start + TOGETHER).min(n);
+            // Without a branch for each, since hardly any does.
+            let (estimates, norm, after) = (&estimates[some.clone()], &norm[some.clone()], &after[some.clone()]);
+            let mut any = false;
+            for ((estimate, norm), after) in estimates.iter().zip(norm).zip(after) {
+                any |= most(*estimate, norm * of_norm + after * of_after) >= threshold;
             }
-            if reaches.contains(&true) {
-                let rows = reaches.iter().enumerate().filter(|(_, reaches)| **reaches);
-                rows.for_each(|(i, _)| each(first + part * TOGETHER + i));
+            if any {
+                some.filter(|i| reaches(*i)).for_each(|i| each(first + i));
             }
         }
     }

@@ -4,7 +4,7 @@ use super::bound::Notes;
 use super::{Chunk, ITEM_ROWS, Screen};
 use crate::error::{Error, Result};
 use crate::head::Head;
-use crate::pages::Pages;
+use crate::pages::{LARGE, Pages};
 use crate::threads::Pool;
 use std::ops::Range;
 use std::sync::Arc;
@@ -12,8 +12,8 @@ use tritone_kernels::float::FloatKernels;
 use tritone_kernels::isa::Isa;
 use tritone_kernels::screen::{Shape, TILE, pack_row};
 
-/// Rows of a chunk at most: its planes are many large pages, and there are enough chunks for all threads.
-const CHUNK_ROWS: usize = 8192;
+/// Bytes of a chunk at most, so that hardly any of its last large page is left over.
+const CHUNK_BYTES: usize = 10 * LARGE;
 
 impl Screen {
     /// Copies a head; nothing if there is no memory for it.
@@ -28,7 +28,8 @@ impl Screen {
         pool: &mut Pool,
     ) -> Result<Option<Screen>> {
         let shape = Shape::new(cols);
-        let chunk_rows = n_rows.div_ceil(4 * pool.n_threads()).next_multiple_of(ITEM_ROWS).min(CHUNK_ROWS);
+        let most = (CHUNK_BYTES / (2 * ITEM_ROWS * shape.row_bytes())).max(1) * ITEM_ROWS;
+        let chunk_rows = n_rows.div_ceil(4 * pool.n_threads()).next_multiple_of(ITEM_ROWS).min(most);
         let n_chunks = n_rows.div_ceil(chunk_rows);
         let (_, outputs) = pool.run_kept(
             (0..pool.n_threads()).map(|_| Vec::new()).collect(),
