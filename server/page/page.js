@@ -3,7 +3,10 @@
 // The truth is `found`, all conversations, and `current`, the one that is shown; drawing follows from them. A conversation
 // has at most one answer under way (`runs`), which goes on while another conversation is looked at.
 
+import { withKey } from "./key.js";
+import * as list from "./list.js";
 import { render } from "./markdown.js";
+import { onChange, settings, summary } from "./settings.js";
 import * as store from "./store.js";
 import { answer, model as askModel, ServerError } from "./stream.js";
 
@@ -11,7 +14,6 @@ const $ = (id) => document.getElementById(id);
 const copyOf = (id) => $(id).content.firstElementChild.cloneNode(true);
 
 const { found, broken } = store.load();
-const settings = store.settings();
 const runs = new Map();
 let current = store.fresh(settings.system);
 let model = "";
@@ -63,6 +65,7 @@ function discard(conversations) {
     store.remove(conversation.id);
   }
   const gone = conversations.includes(current);
+  list.close();
   if (gone) go(null);
   else drawList();
   const what = conversations.length === 1 ? `“${conversations[0].title}” is deleted.` : `${conversations.length} conversations are deleted.`;
@@ -86,9 +89,12 @@ addEventListener("storage", (event) => {
   else drawList();
 });
 
-// The page may be gone at once, without another word.
+// The page may be gone at once, without another word. That its requests end then is no failure of theirs.
 addEventListener("pagehide", () => {
-  for (const { conversation } of runs.values()) keep(conversation);
+  for (const { conversation, controller } of runs.values()) {
+    controller.abort();
+    keep(conversation);
+  }
 });
 
 // ---- Which conversation is shown
@@ -140,40 +146,13 @@ function drawState() {
   drawSummary();
 }
 
-let listed = "";
-const items = new Map();
-
 function drawList() {
   const order = [...found.values()].sort((a, b) => b.updated - a.updated);
-  const wanted = JSON.stringify(order.map(({ id, title }) => [id, title, id === current.id, runs.has(id)]));
-  if (wanted === listed) return;
-  listed = wanted;
-  const focused = document.activeElement;
-  for (const id of items.keys()) if (!found.has(id)) items.delete(id);
-  $("list").replaceChildren(...order.map(({ id, title }) => {
-    const item = items.get(id) ?? copyOf("item");
-    items.set(id, item);
-    item.dataset.id = id;
-    item.classList.toggle("running", runs.has(id));
-    const link = item.querySelector("a");
-    link.textContent = title;
-    link.href = `#${encodeURIComponent(id)}`;
-    if (id === current.id) link.setAttribute("aria-current", "page");
-    else link.removeAttribute("aria-current");
-    item.querySelector(".more").ariaLabel = `More for ${title}`;
-    return item;
-  }));
-  if ($("list").contains(focused)) focused.focus();
-  $("list-empty").hidden = order.length > 0;
+  list.draw(order.map(({ id, title }) => ({ id, title, shown: id === current.id, running: runs.has(id) })));
 }
 
 function drawSummary() {
-  const parts = [`temperature ${settings.temperature}`];
-  for (const field of store.FIELDS.slice(1)) {
-    if (settings[field.name] !== field.preset) parts.push(`${field.label.toLowerCase()} ${settings[field.name]}`);
-  }
-  if (current.system.trim()) parts.push("system prompt");
-  $("summary").textContent = parts.join(", ");
+  $("summary").textContent = summary() + (current.system.trim() ? ", system prompt" : "");
 }
 
 function turn(message) {
@@ -198,12 +177,12 @@ function drawTurn(node, message) {
   return pieces;
 }
 
-const short = (value) => value.toLocaleString("en", value < 10 ? { maximumSignificantDigits: 2 } : { maximumFractionDigits: value < 100 ? 1 : 0 });
+const short = (value) => value.toLocaleString("en", { maximumFractionDigits: value < 10 ? 2 : value < 100 ? 1 : 0 });
 
 function stats({ state, content, stats: { first, rate, tokens, exact, limit } = {} }) {
   const parts = [];
   if (state === "stopped") parts.push(content ? "stopped" : "stopped before the first word");
-  if (state === "cut") parts.push(limit ? `ended at the limit of ${limit} tokens` : "ended because the context is full");
+  if (state === "cut") parts.push(limit && tokens >= limit ? `ended at the limit of ${limit} tokens` : "ended because the context is full");
   if (state === "done" && !content) parts.push("the model said nothing");
   if (tokens) parts.push(`${exact ? "" : "about "}${tokens} token${tokens === 1 ? "" : "s"}`);
   if (rate) parts.push(`${short(rate)} tokens/s`);
@@ -231,70 +210,12 @@ $("latest").addEventListener("click", () => {
   $("ask").focus();
 });
 
-// ---- The key
-
-let key = "";
-try {
-  key = sessionStorage.getItem("tritone.key") ?? "";
-} catch { /* Storage is forbidden: the key lives as long as the page. */ }
-
-function setKey(value) {
-  key = value;
-  try {
-    if (value) sessionStorage.setItem("tritone.key", value);
-    else sessionStorage.removeItem("tritone.key");
-  } catch { /* As above. */ }
-}
-
-let asking = null;
-
-/** Asks for the key; false where none is given. Whoever else needs it waits for the same answer. */
-function askKey() {
-  asking ??= new Promise((resolve) => {
-    const dialog = $("key");
-    const field = $("key-value");
-    $("key-why").textContent = key ? "It does not accept the last one." : "";
-    field.value = "";
-    let given = false;
-    dialog.querySelector("form").onsubmit = (event) => {
-      event.preventDefault();
-      const value = field.value.trim();
-      if (!/^[!-~]+$/.test(value)) {
-        $("key-why").textContent = "A key consists of letters, digits and signs, without spaces.";
-        return;
-      }
-      setKey(value);
-      given = true;
-      dialog.close();
-    };
-    $("key-cancel").onclick = () => dialog.close();
-    dialog.onclose = () => {
-      asking = null;
-      resolve(given);
-    };
-    dialog.showModal();
-  });
-  return asking;
-}
-
-/** Does `work`, and again with a new key as long as the server wants one. */
-async function withKey(work) {
-  for (;;) {
-    const used = key;
-    try {
-      return await work();
-    } catch (error) {
-      // Another request may have asked meanwhile.
-      if (error.status !== 401 || (used === key && !(await askKey()))) throw error;
-    }
-  }
-}
-
 // ---- Answers
 
 async function learnModel(signal) {
-  model = await withKey(() => askModel(key, signal));
+  model = await withKey((key) => askModel(key, signal));
   $("model").textContent = model;
+  $("model").title = "";
 }
 
 function request(conversation) {
@@ -330,14 +251,14 @@ async function start(conversation) {
   try {
     if (!model) await learnModel(run.controller.signal);
     try {
-      await withKey(() => read(run));
+      await withKey((key) => read(run, key));
     } catch (error) {
       // The server may have another model by now.
       const old = model;
       if (error.status !== 404) throw error;
       await learnModel(run.controller.signal);
       if (model === old) throw error;
-      await withKey(() => read(run));
+      await withKey((key) => read(run, key));
     }
   } catch (error) {
     message.state = run.controller.signal.aborted ? "stopped" : "failed";
@@ -347,11 +268,13 @@ async function start(conversation) {
   cancelAnimationFrame(run.frame);
   if (found.has(conversation.id)) keep(conversation);
   progress(run);
+  // What was said need not be found a second time by those who read on.
+  setTimeout(() => ($("spoken").textContent = ""), 10_000);
   if (conversation === current) drawState();
   else drawList();
 }
 
-async function read(run) {
+async function read(run, key) {
   const { message } = run;
   const began = performance.now();
   const asked = request(run.conversation);
@@ -454,6 +377,7 @@ function goOn(count, what, text) {
 const again = () => goOn(current.messages.length - 1, "A new answer replaces the last.");
 
 function edit(node, at) {
+  if (node.classList.contains("editing")) return node.querySelector("textarea").focus();
   const editor = copyOf("editor");
   const field = editor.querySelector("textarea");
   field.value = current.messages[at].content;
@@ -485,7 +409,7 @@ function edit(node, at) {
   field.dispatchEvent(new Event("input"));
 }
 
-$("turns").addEventListener("click", async ({ target }) => {
+$("turns").addEventListener("click", ({ target }) => {
   const button = target.closest("button[data-do]");
   const node = button?.closest(".turn");
   if (!node) return;
@@ -585,8 +509,7 @@ $("starters").addEventListener("click", ({ target }) => {
 document.addEventListener("keydown", (event) => {
   if (document.querySelector("dialog[open], [popover]:popover-open")) return;
   if (event.key === "Escape") {
-    if ($("side").classList.contains("open")) closeSide();
-    else stop();
+    if (!list.close()) stop();
   } else if (event.key === "/" && !event.ctrlKey && !event.metaKey && !event.altKey && !event.target.closest("input, textarea")) {
     event.preventDefault();
     field.focus();
@@ -600,141 +523,34 @@ $("skip").addEventListener("click", (event) => {
 
 // ---- The list of conversations
 
-function openSide() {
-  $("side").classList.add("open");
-  $("side-open").ariaExpanded = "true";
-  $("page").inert = true;
-  $("side-close").focus();
-}
-
-function closeSide() {
-  if (!$("side").classList.contains("open")) return;
-  $("side").classList.remove("open");
-  $("side-open").ariaExpanded = "false";
-  $("page").inert = false;
-  $("side-open").focus();
-}
-
-$("side-open").addEventListener("click", openSide);
-$("side-close").addEventListener("click", closeSide);
-$("scrim").addEventListener("click", closeSide);
-
-$("new").addEventListener("click", () => {
-  closeSide();
-  go(null);
-  field.focus();
-});
-
-let chosen = null;
-const menu = $("menu");
-
-$("list").addEventListener("click", (event) => {
-  const item = event.target.closest("li");
-  if (event.target.closest("a")) {
-    if (event.ctrlKey || event.metaKey || event.shiftKey) return;
-    event.preventDefault();
-    go(found.get(item.dataset.id));
-    closeSide();
-  } else if (event.target.closest(".more")) {
-    chosen = found.get(item.dataset.id);
-    const { right, bottom } = event.target.getBoundingClientRect();
-    menu.showPopover();
-    menu.style.left = `${Math.max(8, Math.min(right, innerWidth - 8) - menu.offsetWidth)}px`;
-    menu.style.top = `${Math.min(bottom + 4, innerHeight - menu.offsetHeight - 8)}px`;
-    menu.querySelector("button").focus();
-  }
-});
-
-menu.addEventListener("click", ({ target }) => {
-  if (!target.dataset.do) return;
-  menu.hidePopover();
-  switch (target.dataset.do) {
-    case "rename":
-      return rename(chosen);
-    case "markdown":
-      return save(fileName(chosen.title, "md"), "text/markdown", store.markdown(chosen));
-    case "json":
-      return save(fileName(chosen.title, "json"), "application/json", `${JSON.stringify(chosen, null, 2)}\n`);
-    case "delete":
-      return discard([chosen]);
-  }
-});
-
-function rename(conversation) {
-  const item = items.get(conversation.id);
-  const link = item.querySelector("a");
-  const input = Object.assign(document.createElement("input"), { value: conversation.title, maxLength: 200, ariaLabel: "Name of the conversation" });
-  let over = false;
-  const end = (use) => {
-    if (over) return;
-    over = true;
-    const title = input.value.trim();
-    input.replaceWith(link);
-    link.focus();
-    if (!use || title === "" || title === conversation.title) return;
+list.connect({
+  open: (id) => go(id === null ? null : found.get(id)),
+  rename(id, title) {
+    const conversation = found.get(id);
+    // Another tab may have deleted it meanwhile.
+    if (!conversation) return drawList();
     conversation.title = title;
     keep(conversation);
     drawState();
-  };
-  input.addEventListener("blur", () => end(true));
-  input.addEventListener("keydown", (event) => {
-    if (event.isComposing || (event.key !== "Enter" && event.key !== "Escape")) return;
-    event.stopPropagation();
-    end(event.key === "Enter");
-  });
-  link.replaceWith(input);
-  input.select();
-}
+  },
+  markdown(id) {
+    const conversation = found.get(id);
+    save(fileName(conversation.title, "md"), "text/markdown", store.markdown(conversation));
+  },
+  json(id) {
+    const conversation = found.get(id);
+    save(fileName(conversation.title, "json"), "application/json", `${JSON.stringify(conversation, null, 2)}\n`);
+  },
+  delete: (id) => discard([found.get(id)]),
+});
 
 // ---- Settings
 
-function keepSettings() {
+const keepSettings = () => {
   report(store.keepSettings(settings));
   drawSummary();
-}
-
-const range = ({ min, max, whole, preset }) =>
-  `${whole ? "A whole number" : "A number"} ${max < 1e6 ? `from ${min} to ${max}` : `of at least ${min}`}${preset === null ? ", or nothing" : ""}, please.`;
-
-const inputs = store.FIELDS.map((field) => {
-  const node = copyOf("field");
-  const input = node.querySelector("input");
-  const hint = node.querySelector(".hint");
-  input.id = `set-${field.name}`;
-  hint.id = `hint-${field.name}`;
-  input.setAttribute("aria-describedby", hint.id);
-  if (field.whole) input.inputMode = "numeric";
-  Object.assign(node.querySelector("label"), { htmlFor: input.id, textContent: field.label });
-  const check = () => {
-    const value = store.read(field, input.value);
-    node.classList.toggle("wrong", value === undefined);
-    input.ariaInvalid = String(value === undefined);
-    hint.textContent = value === undefined ? `${range(field)} ${settings[field.name] ?? "Nothing"} stays in force.` : field.hint;
-    if (value === undefined || value === settings[field.name]) return;
-    settings[field.name] = value;
-    keepSettings();
-  };
-  const set = () => {
-    input.value = settings[field.name] ?? "";
-    check();
-  };
-  input.addEventListener("input", check);
-  $("fields").append(node);
-  return set;
-});
-
-function openSettings() {
-  for (const set of inputs) set();
-  $("forget").hidden = !key;
-  $("erase").hidden = found.size === 0;
-  $("settings").showModal();
-}
-
-$("settings-open").addEventListener("click", openSettings);
-$("summary").addEventListener("click", openSettings);
-$("settings").addEventListener("click", ({ target }) => {
-  if (target === $("settings")) $("settings").close();
-});
+};
+onChange(keepSettings);
 
 $("system").addEventListener("input", () => {
   current.system = $("system").value;
@@ -745,18 +561,9 @@ $("settings").addEventListener("close", () => {
   if (found.has(current.id)) keep(current);
 });
 
-$("reset").addEventListener("click", () => {
-  Object.assign(settings, store.presets());
-  keepSettings();
-  for (const set of inputs) set();
-});
-$("forget").addEventListener("click", () => {
-  setKey("");
-  $("forget").hidden = true;
-});
 $("erase").addEventListener("click", () => {
   $("settings").close();
-  discard([...found.values()]);
+  if (found.size > 0) discard([...found.values()]);
 });
 
 // ---- The beginning

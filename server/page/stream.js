@@ -51,15 +51,22 @@ const MEANING = {
 };
 
 async function refusal(response) {
-  let said;
-  try {
-    said = JSON.parse(await response.text())?.error?.message;
-  } catch { /* Not JSON: the status has to do. */ }
+  // What is not in our server's form (a proxy may answer, too) is not shown: the status has to do.
+  let said = parse(await response.text().catch(() => ""))?.error?.message;
   if (typeof said !== "string" || said === "") said = MEANING[response.status] ?? `The server answered with status ${response.status}.`;
   const wait = response.headers.get("Retry-After");
-  if (/^\d+$/.test(wait ?? "")) said = `${said.replace(/([^.!?])$/, "$1.")} Try again in ${wait} s.`;
-  return new ServerError(said, response.status);
+  return new ServerError(sentence(said) + (/^\d+$/.test(wait ?? "") ? ` Please wait ${wait} s.` : ""), response.status);
 }
+
+function parse(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return null;
+  }
+}
+
+const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
 
 async function ask(path, options) {
   let response;
@@ -114,14 +121,10 @@ export async function* answer(request, key, signal) {
     }
     for (const data of events.read(piece.value)) {
       if (data === "[DONE]") return;
-      let chunk;
-      try {
-        chunk = JSON.parse(data);
-      } catch {
-        throw new ServerError("The server sent something that is not JSON.");
-      }
-      if (chunk?.error) throw new ServerError(String(chunk.error.message ?? "The server failed."));
-      finished ||= Boolean(chunk?.choices?.[0]?.finish_reason);
+      const chunk = parse(data);
+      if (chunk === null || typeof chunk !== "object") throw new ServerError("The server sent something that is no part of an answer.");
+      if (chunk.error) throw new ServerError(sentence(String(chunk.error.message ?? MEANING[500])));
+      finished ||= Boolean(chunk.choices?.[0]?.finish_reason);
       yield chunk;
     }
   }

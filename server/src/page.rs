@@ -1,7 +1,7 @@
 //! The page for people: files embedded in the binary, and the headers they go out with.
 //!
-//! `GET /` and `HEAD /` are `index.html`; the other files are under `/page/`: `page.css`, `theme.js`, `page.js`, `markdown.js`,
-//! `store.js`, `stream.js`. All links are relative, so the page also works behind a proxy that adds a prefix. What the
+//! `GET /` and `HEAD /` are `index.html`; the other files are under `/page/`: `page.css`, `theme.js`, and `page.js` with the
+//! modules it imports. All links are relative, so the page also works behind a proxy that adds a prefix. What the
 //! HTTP side has to do: ask [`asset`] for the path; answer with the body, its content type, its `ETag` and all of
 //! [`HEADERS`]; answer 304 without a body where `If-None-Match` names the tag. The page needs no key; it asks people
 //! for one when `/v1/models` or `/v1/chat/completions` answers 401. It reads `error.message` and `Retry-After` of every
@@ -44,10 +44,13 @@ impl Asset {
 }
 
 const SCRIPT: &str = "text/javascript; charset=utf-8";
-static FILES: [(&str, Asset); 7] = [
+static FILES: [(&str, Asset); 10] = [
     ("/", Asset::new(include_str!("../page/index.html"), "text/html; charset=utf-8")),
     ("/page/page.css", Asset::new(include_str!("../page/page.css"), "text/css; charset=utf-8")),
     ("/page/theme.js", Asset::new(include_str!("../page/theme.js"), SCRIPT)),
+    ("/page/settings.js", Asset::new(include_str!("../page/settings.js"), SCRIPT)),
+    ("/page/list.js", Asset::new(include_str!("../page/list.js"), SCRIPT)),
+    ("/page/key.js", Asset::new(include_str!("../page/key.js"), SCRIPT)),
     ("/page/page.js", Asset::new(include_str!("../page/page.js"), SCRIPT)),
     ("/page/markdown.js", Asset::new(include_str!("../page/markdown.js"), SCRIPT)),
     ("/page/store.js", Asset::new(include_str!("../page/store.js"), SCRIPT)),

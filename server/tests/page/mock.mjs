@@ -62,9 +62,9 @@ class Stream {
     this.#response.end("data: [DONE]\n\n");
   }
 
-  /** Breaks the connection. */
+  /** Ends the connection in the middle, after what was written has gone out. */
   break() {
-    this.#response.destroy();
+    this.#response.socket.end();
   }
 
   end() {
