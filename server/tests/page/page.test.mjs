@@ -786,17 +786,22 @@ test("the view follows the answer unless the reader looks elsewhere", mockOnly, 
 
 test("a screen reader is told the answer block by block, and every control has a name", mockOnly, async (t) => {
   const page = await visit(t);
+  let goOn;
+  const heard = new Promise((resolve) => (goOn = resolve));
   mock.answer = async (stream) => {
-    await stream.text("First block.\n\nSecond block ", 30);
-    await new Promise((resolve) => setTimeout(resolve, 150));
-    await stream.text("ends.", 30);
+    await stream.text("First block.\n\nSecond block ");
+    await heard;
+    await stream.text("ends.");
     stream.finish();
   };
   await page.evaluate(() => {
     window.spoken = [];
     new MutationObserver(() => spoken.push(document.querySelector("#spoken").innerText)).observe(document.querySelector("#spoken"), { childList: true });
   });
-  await askAndWait(page, "Speak");
+  await ask(page, "Speak");
+  await page.waitForFunction(() => document.querySelector("#spoken").innerText.trim() === "First block.");
+  goOn();
+  await idle(page);
   const spoken = (await page.evaluate(() => window.spoken)).filter(Boolean).map((text) => text.replace(/\s+/g, " "));
   assert.deepEqual(spoken, ["First block.", "First block. Second block ends."]);
 
