@@ -4,6 +4,7 @@
 //! [`Constraint`](crate::engine::job::Constraint) for its answers. `llguidance` says which tokens may come next.
 
 mod answer;
+mod tools;
 mod vocabulary;
 
 use llguidance::api::TopLevelGrammar;
@@ -13,6 +14,8 @@ use std::sync::Arc;
 use crate::engine::job::Constraint;
 use answer::Answer;
 use vocabulary::Vocabulary;
+
+pub use tools::{Piece, Tool, ToolCall, ToolChoice, ToolReader, Tools};
 
 /// Why a form cannot be asked for: a sentence for whoever sent the request.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -54,11 +57,15 @@ impl Grammars {
         Ok(Self { vocabulary: Arc::new(Vocabulary::new(tokenizer)?) })
     }
 
-    /// The grammar of a form; nothing for text without tools, which has none.
+    /// The grammar of a form; nothing for text without tools, which has none. With tools an answer is of this form or
+    /// calls, whatever their choice says.
     ///
     /// # Errors
     /// A schema that is wrong, too large, or says what is not supported.
-    pub fn compile(&self, format: Format<'_>) -> Result<Option<Grammar>, Refused> {
+    pub fn compile(&self, format: Format<'_>, tools: Option<&Tools>) -> Result<Option<Grammar>, Refused> {
+        if tools.is_some() {
+            return Err(Refused::new("tools are not supported yet"));
+        }
         let schema = match format {
             Format::Text => return Ok(None),
             Format::JsonObject => json!({"type": "object"}),
