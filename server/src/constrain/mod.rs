@@ -4,16 +4,23 @@
 //! [`Constraint`](crate::engine::job::Constraint) for its answers. `llguidance` says which tokens may come next.
 
 mod answer;
+mod automaton;
+mod form;
+mod parser;
+mod rules;
+mod schema;
 mod tools;
 mod vocabulary;
+mod ways;
 
-use llguidance::api::TopLevelGrammar;
-use serde_json::{Value, json};
+use llguidance::TokenParser;
+use serde_json::Value;
 use std::sync::Arc;
 
 use crate::engine::job::Constraint;
 use answer::Answer;
 use vocabulary::Vocabulary;
+use ways::{Reading, Ways};
 
 pub use tools::{Piece, Tool, ToolCall, ToolChoice, ToolReader, Tools};
 
@@ -63,25 +70,24 @@ impl Grammars {
     /// # Errors
     /// A schema that is wrong, too large, or says what is not supported.
     pub fn compile(&self, format: Format<'_>, tools: Option<&Tools>) -> Result<Option<Grammar>, Refused> {
-        if tools.is_some() {
-            return Err(Refused::new("tools are not supported yet"));
-        }
-        let schema = match format {
-            Format::Text => return Ok(None),
-            Format::JsonObject => json!({"type": "object"}),
-            Format::JsonSchema(schema) => schema.clone(),
+        let Some(rules) = form::rules(format, tools)? else {
+            return Ok(None);
         };
-        let grammar = TopLevelGrammar::from_json_schema(schema);
-        let mut parser = self.vocabulary.factory.create_parser(grammar).map_err(Refused::internal)?;
+        let vocabulary = Arc::clone(&self.vocabulary);
+        let ways = Arc::new(Ways::new(&rules, &vocabulary)?);
+        let factory = &vocabulary.factory;
+        let grammar = parser::grammar(&rules, &ways)?;
+        let mut parser = factory.create_parser_from_init(grammar, 0, 0).map_err(Refused::internal)?;
         parser.start_without_prompt();
-        Ok(Some(Grammar { vocabulary: Arc::clone(&self.vocabulary), parser }))
+        Ok(Some(Grammar { vocabulary, ways, parser }))
     }
 }
 
 /// The form of the answers to a request.
 pub struct Grammar {
     vocabulary: Arc<Vocabulary>,
-    parser: llguidance::TokenParser,
+    ways: Arc<Ways>,
+    parser: TokenParser,
 }
 
 impl Grammar {
@@ -90,7 +96,15 @@ impl Grammar {
     /// # Errors
     /// A budget in which no answer of this form can be written.
     pub fn constraint(&self, budget: usize) -> Result<Box<dyn Constraint>, Refused> {
-        let _ = budget;
-        Ok(Box::new(Answer::new(self.parser.deep_clone(), Arc::clone(&self.vocabulary))))
+        let end = usize::from(!self.vocabulary.ends.is_empty());
+        let smallest = self.ways.smallest() + end;
+        if smallest > budget {
+            return Err(Refused::new(format!(
+                "the smallest answer of the form asked for may take {smallest} tokens, and there are {budget}; raise \
+                 `max_tokens`, or shorten the prompt or the schema"
+            )));
+        }
+        let reading = Reading::new(Arc::clone(&self.ways));
+        Ok(Box::new(Answer::new(self.parser.deep_clone(), reading, Arc::clone(&self.vocabulary), budget)))
     }
 }

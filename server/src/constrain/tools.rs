@@ -205,7 +205,7 @@ impl ToolReader<'_> {
     }
 
     /// Ends the answer. A call that was cut off is left out.
-    pub fn finish(mut self) -> Vec<Piece> {
+    pub fn finish(self) -> Vec<Piece> {
         let mut pieces = Vec::new();
         if self.tried.is_none() && !(self.calls > 0 && self.held.trim().is_empty()) && !self.held.is_empty() {
             pieces.push(Piece::Content(self.held));
