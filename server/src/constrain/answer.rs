@@ -181,3 +181,104 @@ impl Constraint for Answer {
         guarded(|| parser.consume_token(token).map(drop).map_err(|error| Refused::internal(error).to_string()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Format, Grammars, Tool, ToolChoice, Tools};
+    use super::*;
+    use serde_json::json;
+    use tritone_runtime::tokenizer::{PreTokenizer, Tokenizer, VocabKind, VocabSpec};
+
+    /// All bytes, and words that cross the borders of lexemes.
+    fn tokenizer() -> Tokenizer {
+        let alphabet: Vec<char> = ('!'..='~').chain('¡'..='¬').chain('®'..='ÿ').collect();
+        let others = (0..256 - alphabet.len() as u32).filter_map(|i| char::from_u32(256 + i));
+        let mut words: Vec<String> = alphabet.iter().copied().chain(others).map(String::from).collect();
+        let longer = [
+            "{\"",
+            "\":",
+            "\",\"",
+            "},{",
+            "[[",
+            "]]",
+            "true",
+            "ull",
+            "12",
+            ",1",
+            "\"},",
+            "aa",
+            "\\\"",
+            "<tool",
+            "_call>",
+            "</tool_call>",
+            "{\"a\":",
+            "[{",
+            "0.5",
+            "\"}",
+            "Ġ\"",
+            ":Ġ",
+        ];
+        words.extend(longer.map(str::to_owned));
+        words.push("<|end|>".into());
+        let mut spec = VocabSpec::new(VocabKind::Bpe(PreTokenizer::Gpt2));
+        spec.tokens = words.iter().map(String::as_bytes).collect();
+        spec.eos = Some(words.len() as u32 - 1);
+        Tokenizer::new(&spec).unwrap()
+    }
+
+    /// Walks at random and compares what the two readers of the rules say about every token.
+    fn compare(format: Format<'_>, tools: Option<&Tools>) {
+        let tokenizer = tokenizer();
+        let grammar = Grammars::new(&tokenizer).unwrap().compile(format, tools).unwrap().unwrap();
+        for walk in 0..12_u64 {
+            let reading = Reading::new(Arc::clone(&grammar.ways));
+            let mut answer = Answer::new(grammar.parser.deep_clone(), reading, Arc::clone(&grammar.vocabulary), 10_000);
+            let mut random = walk.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+            let mut text = Vec::new();
+            for _ in 0..60 {
+                let (tokens, complete) = answer.grammatical().unwrap();
+                let written = String::from_utf8_lossy(&text).into_owned();
+                assert_eq!(complete, answer.reading.left_after(b"") == Some(0), "{written}");
+                let mut allowed = Vec::new();
+                for token in 0..tokenizer.vocab_size() as u32 {
+                    let bytes = tokenizer.token_bytes(token);
+                    let fits = !bytes.is_empty() && answer.reading.left_after(bytes).is_some();
+                    assert_eq!(tokens.is_allowed(token), fits, "{written} then {}", String::from_utf8_lossy(bytes));
+                    allowed.extend(fits.then_some(token));
+                }
+                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                let Some(&token) = allowed.get((random >> 33) as usize % allowed.len().max(1)) else {
+                    break;
+                };
+                text.extend_from_slice(tokenizer.token_bytes(token));
+                answer.accept(token).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn both_readers_agree() {
+        let schemas = [
+            json!({}),
+            json!({"type": ["integer", "string", "null"], "minimum": -5, "maxLength": 4}),
+            json!({"type": "array", "items": {"type": "integer"}, "minItems": 3, "maxItems": 29}),
+            json!({"type": "array", "prefixItems": [{"const": 1}, {"enum": ["a", "aa", null]}], "items": {"type": "number"}}),
+            json!({"type": "object", "properties": {
+                "a": {"type": "string", "pattern": "^a+b?$"}, "b": {"type": "boolean"}, "a\"": {"type": "array"},
+            }, "required": ["b"], "additionalProperties": {"type": "string", "minLength": 1, "maxLength": 2}}),
+            json!({"anyOf": [{"type": "string", "format": "date"}, {"type": "string", "minLength": 3, "maxLength": 12},
+                {"type": "object", "properties": {"a": {"$ref": "#"}}, "minProperties": 1}]}),
+        ];
+        for schema in &schemas {
+            compare(Format::JsonSchema(schema), None);
+        }
+        compare(Format::JsonObject, None);
+        let tool = |name: &str, parameters| Tool { name: name.into(), description: None, parameters };
+        let tools = vec![tool("a", None), tool("aa", Some(json!({"properties": {"a": {"type": "integer"}}})))];
+        for choice in [ToolChoice::Auto, ToolChoice::Required, ToolChoice::Named("aa".into())] {
+            let tools = Tools::new(tools.clone(), choice, true).unwrap();
+            compare(Format::Text, Some(&tools));
+            compare(Format::JsonObject, Some(&tools));
+        }
+    }
+}

@@ -1,7 +1,8 @@
 //! The texts of a lexeme as a deterministic automaton, and the shortest way to an end from each of its states.
 //!
-//! Every state can reach an end. A state has few transitions, in ranges of bytes, so that even long lists of words stay
-//! small.
+//! Every state can reach an end. A state of a [`Table`] has few transitions, in ranges of bytes, so that even long lists
+//! of words stay small. Strings of which only the length matters are [`Counted`] instead: one table for a character, and
+//! the number of characters.
 
 use llguidance::derivre::{RegexAst, RegexBuilder, StateID};
 use std::collections::HashMap;
@@ -19,9 +20,9 @@ struct Range {
     to: u32,
 }
 
-/// An automaton; state 0 is where a text begins.
+/// An automaton of transitions; state 0 is where a text begins.
 #[derive(Debug)]
-pub(super) struct Automaton {
+pub(super) struct Table {
     /// Transitions of state `i` are `ranges[begins[i]..begins[i + 1]]`.
     begins: Vec<u32>,
     ranges: Vec<Range>,
@@ -42,7 +43,7 @@ pub(super) enum NoAutomaton {
     Wrong(String),
 }
 
-impl Automaton {
+impl Table {
     /// Of one of `texts`; with `space` one may follow it.
     pub(super) fn of_texts(texts: &[String], space: bool) -> Result<Self, NoAutomaton> {
         let mut states: Vec<Vec<Range>> = vec![Vec::new()];
@@ -191,5 +192,79 @@ impl Automaton {
             text.push(range.first);
             state = range.to;
         }
+    }
+}
+
+/// JSON strings of `min` to `max` characters.
+///
+/// State 0 is before the first quote and 1 after the last. Between them state `2 + n * states + s` is after `n` whole
+/// characters and at state `s` of the next, which is 0 where none has begun.
+#[derive(Debug)]
+pub(super) struct Counted {
+    /// A character as it is written in a string. None is the beginning of another.
+    character: Table,
+    min: u32,
+    max: u32,
+}
+
+impl Counted {
+    /// `max`, at most 2^24, is no less than `min`; without it there is no end.
+    pub(super) fn new(character: Table, min: u32, max: Option<u32>) -> Self {
+        // Beyond the minimum an endless count need not be known.
+        Self { character, min, max: max.unwrap_or(u32::MAX) }
+    }
+
+    /// Characters that are whole, and the state of the next; nothing outside the quotes.
+    pub(super) fn within(&self, state: u32) -> Option<(u32, u32)> {
+        let states = self.character.states() as u32;
+        state.checked_sub(2).map(|inner| (inner / states, inner % states))
+    }
+
+    fn state(&self, count: u32, character: u32) -> u32 {
+        let count = if self.max == u32::MAX { count.min(self.min) } else { count };
+        2 + count * self.character.states() as u32 + character
+    }
+
+    /// Characters that are needed after `count`.
+    pub(super) fn missing(&self, count: u32) -> u32 {
+        self.min.saturating_sub(count)
+    }
+
+    pub(super) fn character(&self) -> &Table {
+        &self.character
+    }
+
+    pub(super) fn step(&self, state: u32, byte: u8) -> Option<u32> {
+        let Some((count, character)) = self.within(state) else {
+            return (state == 0 && byte == b'"').then(|| self.state(0, 0));
+        };
+        if character == 0 && byte == b'"' {
+            return (self.missing(count) == 0).then_some(1);
+        }
+        let next = self.character.step(character, byte).filter(|_| count < self.max)?;
+        Some(if self.character.is_end(next) { self.state(count + 1, 0) } else { self.state(count, next) })
+    }
+
+    pub(super) fn is_end(&self, state: u32) -> bool {
+        state == 1
+    }
+
+    /// Appends the shortest way to an end.
+    pub(super) fn complete(&self, state: u32, text: &mut Vec<u8>) {
+        if self.is_end(state) {
+            return;
+        }
+        let (mut count, character) = self.within(state).unwrap_or_else(|| {
+            text.push(b'"');
+            (0, 0)
+        });
+        if character != 0 {
+            self.character.complete(character, text);
+            count += 1;
+        }
+        for _ in 0..self.missing(count) {
+            self.character.complete(0, text);
+        }
+        text.push(b'"');
     }
 }

@@ -82,7 +82,7 @@ fn calls(rules: &mut Rules, tools: &Tools, arguments: &[Symbol]) -> Result<Vec<S
 fn regex(rules: &mut Rules, regex: &str) -> Symbol {
     rules.lexeme(format!("regex {regex}"), || {
         let regex = RegexAst::Regex(regex.into());
-        Lexeme::Regex { to_complete: regex.clone(), regex, kind: RegexKind::Other }
+        Lexeme::Regex { regex, kind: RegexKind::Other }
     })
 }
 
@@ -101,6 +101,6 @@ fn text_and_tag(rules: &mut Rules) -> Symbol {
 fn text(rules: &mut Rules, name: &str, regex: RegexAst) -> Symbol {
     rules.lexeme(name.into(), || {
         let regex = RegexAst::And(vec![RegexAst::Regex("(?s:.*)".into()), regex]);
-        Lexeme::Regex { to_complete: regex.clone(), regex, kind: RegexKind::Text }
+        Lexeme::Regex { regex, kind: RegexKind::Text }
     })
 }

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 
 use super::Refused;
 use super::rules::{Lexeme, Rules, Symbol};
+use super::schema::{of_length, quoted};
 use super::ways::Ways;
 
 /// Repetitions up to this many are written out.
@@ -71,6 +72,7 @@ impl Maker<'_> {
                         RegexAst::Concat(vec![texts, space])
                     }
                     Lexeme::Regex { regex, .. } => regex.clone(),
+                    Lexeme::Counted { min, max } => quoted(of_length(*min, *max)),
                 };
                 let lexeme = self
                     .lexer

@@ -32,13 +32,9 @@ pub(super) enum Lexeme {
     /// One of these texts, and after it a space if `space` says that one may follow.
     Literals { texts: Vec<String>, space: bool },
     /// What a regular expression matches.
-    Regex {
-        regex: RegexAst,
-        /// The same for whoever completes a text. It may match longer texts, where `regex` has an upper limit that would
-        /// only make it large.
-        to_complete: RegexAst,
-        kind: RegexKind,
-    },
+    Regex { regex: RegexAst, kind: RegexKind },
+    /// JSON strings of so many characters.
+    Counted { min: u32, max: Option<u32> },
 }
 
 /// What is known of the texts of a regular expression.

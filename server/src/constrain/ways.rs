@@ -10,9 +10,11 @@ use std::collections::{BinaryHeap, HashSet};
 use std::sync::Arc;
 
 use super::Refused;
-use super::automaton::{Automaton, MAX_STATES, NoAutomaton};
+use super::automaton::{Counted, MAX_STATES, NoAutomaton, Table};
 use super::rules::{Lexeme, RegexKind, Rules, Symbol};
+use super::schema::in_string;
 use super::vocabulary::Vocabulary;
+use llguidance::derivre::RegexAst;
 
 /// What takes more tokens is as good as impossible.
 const MAX_COST: u32 = 100_000;
@@ -40,31 +42,107 @@ pub(super) struct Ways {
 
 /// A lexeme.
 struct Read {
-    automaton: Automaton,
-    /// Tokens from a state to the nearest end.
-    cost: Vec<u32>,
+    texts: Texts,
+    /// No state costs more.
     largest: u32,
     kind: RegexKind,
     /// Whether it ends an object or a list.
     closes: bool,
 }
 
+enum Texts {
+    Table {
+        automaton: Table,
+        /// Tokens from a state to the nearest end.
+        cost: Vec<u32>,
+    },
+    Counted {
+        strings: Counted,
+        /// Tokens from the states of a character to its end.
+        character: Vec<u32>,
+        /// Tokens of a number of characters and the quote.
+        missing: Vec<u32>,
+    },
+}
+
 impl Read {
-    fn new(automaton: Automaton, kind: RegexKind, closes: bool, vocabulary: &Vocabulary) -> Result<Self, Refused> {
-        let mut cost = Vec::with_capacity(automaton.states());
-        let mut text = Vec::new();
-        for state in 0..automaton.states() as u32 {
-            let mut tokens = automaton.distance(state);
-            if tokens as usize <= MAX_CUT && automaton.states() <= MAX_CUT_STATES {
-                text.clear();
-                automaton.complete(state, &mut text);
-                tokens = vocabulary.cut(&text)?.len() as u32;
-            }
-            cost.push(tokens);
-        }
+    fn table(automaton: Table, kind: RegexKind, closes: bool, vocabulary: &Vocabulary) -> Result<Self, Refused> {
+        let cost = costs(&automaton, vocabulary)?;
         let largest = cost.iter().copied().max().unwrap_or(0);
-        Ok(Self { automaton, cost, largest, kind, closes })
+        Ok(Self { texts: Texts::Table { automaton, cost }, largest, kind, closes })
     }
+
+    fn counted(strings: Counted, vocabulary: &Vocabulary) -> Result<Self, Refused> {
+        let character = costs(strings.character(), vocabulary)?;
+        let mut missing = Vec::new();
+        let mut text = Vec::new();
+        for _ in 0..=strings.missing(0) {
+            let end = text.len();
+            text.push(b'"');
+            missing.push(if end < MAX_CUT { vocabulary.cut(&text)?.len() } else { text.len() } as u32);
+            text.truncate(end);
+            strings.character().complete(0, &mut text);
+        }
+        let most = |costs: &[u32]| costs.iter().copied().max().unwrap_or(0);
+        // The first quote is a token more.
+        let largest = 1 + most(&character) + most(&missing);
+        Ok(Self {
+            texts: Texts::Counted { strings, character, missing },
+            largest,
+            kind: RegexKind::Quoted,
+            closes: false,
+        })
+    }
+
+    fn step(&self, state: u32, byte: u8) -> Option<u32> {
+        match &self.texts {
+            Texts::Table { automaton, .. } => automaton.step(state, byte),
+            Texts::Counted { strings, .. } => strings.step(state, byte),
+        }
+    }
+
+    fn is_end(&self, state: u32) -> bool {
+        match &self.texts {
+            Texts::Table { automaton, .. } => automaton.is_end(state),
+            Texts::Counted { strings, .. } => strings.is_end(state),
+        }
+    }
+
+    fn complete(&self, state: u32, text: &mut Vec<u8>) {
+        match &self.texts {
+            Texts::Table { automaton, .. } => automaton.complete(state, text),
+            Texts::Counted { strings, .. } => strings.complete(state, text),
+        }
+    }
+
+    /// Tokens from a state to an end.
+    fn cost(&self, state: u32) -> u32 {
+        match &self.texts {
+            Texts::Table { cost, .. } => cost[state as usize],
+            Texts::Counted { strings, .. } if strings.is_end(state) => 0,
+            Texts::Counted { strings, character, missing } => match strings.within(state) {
+                None => 1 + missing[strings.missing(0) as usize],
+                Some((count, 0)) => missing[strings.missing(count) as usize],
+                Some((count, begun)) => character[begun as usize] + missing[strings.missing(count + 1) as usize],
+            },
+        }
+    }
+}
+
+/// Tokens from each state of a table to the nearest end.
+fn costs(automaton: &Table, vocabulary: &Vocabulary) -> Result<Vec<u32>, Refused> {
+    let mut text = Vec::new();
+    (0..automaton.states() as u32)
+        .map(|state| {
+            let bytes = automaton.distance(state);
+            if bytes as usize > MAX_CUT || automaton.states() > MAX_CUT_STATES {
+                return Ok(bytes);
+            }
+            text.clear();
+            automaton.complete(state, &mut text);
+            Ok(vocabulary.cut(&text)?.len() as u32)
+        })
+        .collect()
 }
 
 impl Ways {
@@ -73,28 +151,32 @@ impl Ways {
     pub(super) fn new(rules: &Rules, vocabulary: &Vocabulary) -> Result<Self, Refused> {
         let too_large =
             || Refused::new("the schema is too large: its texts, numbers and patterns have too many cases together");
+        let table = |made: Result<Table, NoAutomaton>| match made {
+            Ok(table) => Ok(Some(table)),
+            Err(NoAutomaton::Empty) => Ok(None),
+            Err(NoAutomaton::TooLarge) => Err(too_large()),
+            Err(NoAutomaton::Wrong(why)) => Err(Refused::internal(why)),
+        };
         let mut states = 0;
         let mut lexemes = Vec::with_capacity(rules.lexemes.len());
         for lexeme in &rules.lexemes {
-            let (automaton, kind) = match lexeme {
-                Lexeme::Literals { texts, space } => (Automaton::of_texts(texts, *space), RegexKind::Other),
-                Lexeme::Regex { to_complete, kind, .. } => (Automaton::of_regex(to_complete), *kind),
-            };
-            let automaton = match automaton {
-                Ok(automaton) => automaton,
-                Err(NoAutomaton::Empty) => {
-                    lexemes.push(None);
+            let (made, kind) = match lexeme {
+                Lexeme::Literals { texts, space } => (Table::of_texts(texts, *space), RegexKind::Other),
+                Lexeme::Regex { regex, kind } => (Table::of_regex(regex), *kind),
+                Lexeme::Counted { min, max } => {
+                    let character = table(Table::of_regex(&in_string(RegexAst::Regex("(?s:.)".into()))))?;
+                    let strings = character.map(|character| Counted::new(character, *min, *max));
+                    lexemes.push(strings.map(|strings| Read::counted(strings, vocabulary)).transpose()?);
                     continue;
                 }
-                Err(NoAutomaton::TooLarge) => return Err(too_large()),
-                Err(NoAutomaton::Wrong(why)) => return Err(Refused::internal(why)),
             };
-            states += automaton.states();
+            let made = table(made)?;
+            states += made.as_ref().map_or(0, Table::states);
             if states > MAX_STATES {
                 return Err(too_large());
             }
             let closes = matches!(lexeme, Lexeme::Literals { texts, .. } if texts == &["}"] || texts == &["]"]);
-            lexemes.push(Some(Read::new(automaton, kind, closes, vocabulary)?));
+            lexemes.push(made.map(|made| Read::table(made, kind, closes, vocabulary)).transpose()?);
         }
         let mut ways = Self {
             rules: rules.rules.clone(),
@@ -126,7 +208,7 @@ impl Ways {
 
     fn symbol_cost(&self, symbol: Symbol) -> u32 {
         match symbol {
-            Symbol::Lexeme(lexeme) => self.lexemes[lexeme].as_ref().map_or(NEVER, |lexeme| lexeme.cost[0]),
+            Symbol::Lexeme(lexeme) => self.lexemes[lexeme].as_ref().map_or(NEVER, |lexeme| lexeme.cost(0)),
             Symbol::Rule(rule) => self.cost[rule],
             Symbol::Repeat { min: 0, .. } => 0,
             Symbol::Repeat { rule, min, .. } => self.cost[rule].saturating_mul(min),
@@ -355,7 +437,7 @@ impl Reading {
     fn step(&self, places: &[Place], byte: u8) -> Result<Vec<Place>, Lost> {
         let mut ways = Vec::new();
         let mut add = |lexeme: usize, state: u32, after: &After| {
-            let Some(state) = self.lexeme(lexeme).and_then(|read| read.automaton.step(state, byte)) else {
+            let Some(state) = self.lexeme(lexeme).and_then(|read| read.step(state, byte)) else {
                 return;
             };
             let place = Place { lexeme, state, after: after.clone() };
@@ -365,7 +447,7 @@ impl Reading {
         };
         for place in places {
             add(place.lexeme, place.state, &place.after);
-            if self.lexeme(place.lexeme).is_some_and(|read| read.automaton.is_end(place.state)) {
+            if self.lexeme(place.lexeme).is_some_and(|read| read.is_end(place.state)) {
                 for (lexeme, after) in self.starts(place.after.as_ref()) {
                     add(lexeme, 0, &after);
                 }
@@ -396,16 +478,11 @@ impl Reading {
     }
 
     fn cost(&self, place: &Place) -> u32 {
-        let within = self.lexeme(place.lexeme).map_or(NEVER, |read| read.cost[place.state as usize]);
+        let within = self.lexeme(place.lexeme).map_or(NEVER, |read| read.cost(place.state));
         place.after.as_ref().map_or(within, |next| within.saturating_add(next.cost))
     }
 
-    /// The fewest tokens to an end; 0 where the answer may end.
-    pub(super) fn left(&self) -> usize {
-        self.places.iter().map(|place| self.cost(place)).min().unwrap_or(NEVER) as usize
-    }
-
-    /// The fewest tokens to an end after more text, if it fits.
+    /// The fewest tokens to an end after more text, if it fits; 0 where the answer may end.
     pub(super) fn left_after(&self, text: &[u8]) -> Option<usize> {
         let places = self.after(text).ok()?;
         places.iter().map(|place| self.cost(place) as usize).min()
@@ -426,10 +503,10 @@ impl Reading {
         let mut dearer = 0;
         for place in &self.places {
             let Some(read) = self.lexeme(place.lexeme) else { continue };
-            let begun = place.state > 0 && !read.automaton.is_end(place.state);
+            let begun = place.state > 0 && !read.is_end(place.state);
             match read.kind {
                 RegexKind::Text => return Within::Text,
-                RegexKind::Quoted if begun => dearer = dearer.max(read.largest - read.cost[place.state as usize]),
+                RegexKind::Quoted if begun => dearer = dearer.max(read.largest - read.cost(place.state)),
                 _ => return Within::Other,
             }
         }
@@ -449,7 +526,7 @@ impl Reading {
             return text;
         };
         if let Some(read) = self.lexeme(place.lexeme) {
-            read.automaton.complete(place.state, &mut text);
+            read.complete(place.state, &mut text);
         }
         let mut next = place.after.as_ref();
         while let Some(part) = next {
@@ -466,7 +543,7 @@ impl Reading {
             match symbol {
                 Symbol::Lexeme(lexeme) => {
                     if let Some(read) = self.lexeme(lexeme) {
-                        read.automaton.complete(0, text);
+                        read.complete(0, text);
                     }
                 }
                 Symbol::Rule(rule) => {

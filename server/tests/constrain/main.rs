@@ -22,6 +22,9 @@ fn check(model: &Model, schema: &Value, budgets: &[usize], seed: u64) {
         let taste = TASTES[(seed as usize + i) % TASTES.len()];
         let written = write(model, &grammar, budget, taste, seed + i as u64);
         assert!(written.ended, "{taste:?} {budget} {}\n{schema}", written.text);
+        if std::env::var_os("SHOW").is_some() {
+            println!("{taste:?} {budget} {}: {}", written.tokens, written.text);
+        }
         let value: Value = match serde_json::from_str(&written.text) {
             Ok(value) => value,
             Err(error) => panic!("{taste:?}: {error}: {}\n{schema}", written.text),
@@ -34,7 +37,7 @@ fn check(model: &Model, schema: &Value, budgets: &[usize], seed: u64) {
 
 #[test]
 fn random_schemas_are_kept() {
-    for seed in 0..120 {
+    for seed in 0..std::env::var("SEEDS").map_or(120, |n| n.parse().unwrap()) {
         let schema = schemas::schema(&mut Random::new(seed));
         let model = &MODELS[seed as usize % MODELS.len()];
         check(model, &schema, &[512, 600, 1024, 700], seed);

@@ -136,9 +136,10 @@ fn object(random: &mut Random, depth: usize) -> Value {
         1 => made["additionalProperties"] = value(random, depth - 1),
         2 if random.chance(30) => {
             made = json!({"type": "object", "additionalProperties": value(random, depth - 1)});
-            made["minProperties"] = json!(random.below(3));
+            made["minProperties"] = json!(random.below(2));
             made["maxProperties"] = json!(3);
         }
+        3 if required.is_empty() && random.chance(20) => made["minProperties"] = json!(1),
         _ => {}
     }
     made

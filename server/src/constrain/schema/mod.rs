@@ -30,7 +30,7 @@ use keywords::{ARRAY, BOOLEAN, FRACTION, INTEGER, Keywords, NULL, OBJECT, Place,
 use llguidance::derivre::RegexAst;
 use number::Numbers;
 use text::Texts;
-pub(super) use text::quoted;
+pub(super) use text::{in_string, of_length, quoted};
 
 /// A schema with more values and texts than these is refused.
 const MAX_VALUES: usize = 20_000;
@@ -299,10 +299,7 @@ impl<'a, 'r> Schemas<'a, 'r> {
             numbers.upper.extend(part.keywords.upper.iter().cloned());
             numbers.divisors.extend(part.keywords.divisor);
         }
-        self.rules.lexeme(format!("{numbers:?}"), || {
-            let regex = numbers.regex();
-            Lexeme::Regex { to_complete: regex.clone(), regex, kind: RegexKind::Other }
-        })
+        self.rules.lexeme(format!("{numbers:?}"), || Lexeme::Regex { regex: numbers.regex(), kind: RegexKind::Other })
     }
 
     fn text(&mut self, parts: &[Part<'a>]) -> Result<Symbol, Refused> {
@@ -328,10 +325,7 @@ impl<'a, 'r> Schemas<'a, 'r> {
         if texts.max_length.is_some_and(|max| max < texts.min_length) {
             return self.rules.rule(Vec::new());
         }
-        Ok(self.rules.lexeme(format!("{texts:?}"), || {
-            let (regex, to_complete) = texts.regexes();
-            Lexeme::Regex { regex, to_complete, kind: RegexKind::Quoted }
-        }))
+        Ok(self.rules.lexeme(format!("{texts:?}"), || texts.lexeme()))
     }
 
     fn array(&mut self, parts: &[Part<'a>]) -> Result<Vec<Symbol>, Refused> {
@@ -415,22 +409,28 @@ impl<'a, 'r> Schemas<'a, 'r> {
         let max = all().filter_map(|keywords| keywords.max_properties).min().map_or(u32::MAX, count);
         let (needed, possible) = (required.len() as u32, names.len() as u32);
         let others = additional.is_some();
-        if needed < possible && (min > needed || max < possible || (others && max != u32::MAX)) {
-            let keyword = if min > needed { "minProperties" } else { "maxProperties" };
+        // One property more than those that are needed is another one. Of two more the second may be the first again.
+        let one_more = min == needed + 1 && (needed == possible || needed == 0);
+        let unclear = if min > needed && !one_more {
+            Some(("minProperties", "needs more properties than `required` names"))
+        } else if needed < possible && (max < possible || (others && max != u32::MAX)) {
+            Some(("maxProperties", "beside optional properties is not supported"))
+        } else {
+            None
+        };
+        if let Some((keyword, why)) = unclear {
             let at = &parts[0].keywords.place.at;
-            return Err(Refused::new(format!(
-                "the schema cannot be used: `{keyword}` beside optional properties is not supported, at {at}"
-            )));
+            return Err(Refused::new(format!("the schema cannot be used: `{keyword}` {why}, at {at}")));
         }
         let (open, close) = (self.rules.literal("{", false), self.rules.literal("}", false));
-        if needed > max || (min > needed && !others && needed == possible) {
+        if needed > max {
             let none = self.rules.rule(Vec::new())?;
             return Ok(vec![none]);
         }
         let others = match additional {
             Some(value) if max > needed => {
                 let left = if max == u32::MAX { max } else { max - needed };
-                Some((self.other_key(&names), value, min.saturating_sub(needed), left))
+                Some((self.other_key(&names), value, left))
             }
             _ => None,
         };
@@ -439,28 +439,32 @@ impl<'a, 'r> Schemas<'a, 'r> {
             let key = self.rules.literal(&format!("{}:", Value::from(name)), true);
             members.push((key, self.property(parts, Some(name))?, required.contains(name)));
         }
-        let members = self.members(&members, others)?;
+        let members = self.members(&members, others, min > needed)?;
         Ok(vec![open, members, close])
     }
 
-    /// Named members in order, and then others: key, value, and how many.
+    /// Named members in order, and then others: key, value, and how many. `one_more`: there is one more than those that
+    /// are required, and these are all that are named, or none.
     fn members(
         &mut self,
         named: &[(Symbol, Symbol, bool)],
-        others: Option<(Symbol, Symbol, u32, u32)>,
+        others: Option<(Symbol, Symbol, u32)>,
+        one_more: bool,
     ) -> Result<Symbol, Refused> {
         let comma = self.rules.literal(",", true);
+        let any_required = named.iter().any(|(.., required)| *required);
+        // What may come at the end where there is no member yet, and where there is one.
+        let (least_first, least_later) = (u32::from(one_more), u32::from(one_more && any_required));
+        let end = |least: u32| if least == 0 { vec![vec![]] } else { vec![] };
         let (mut first, mut later) = match others {
-            None => {
-                let nothing = self.rules.rule(vec![vec![]])?;
-                (nothing, nothing)
-            }
-            Some((key, value, min, max)) => {
-                let later = self.rules.repeat(vec![comma, key, value], min, max)?;
+            None => (self.rules.rule(end(least_first))?, self.rules.rule(end(least_later))?),
+            Some((key, value, max)) => {
+                let later = self.rules.repeat(vec![comma, key, value], least_later, max)?;
                 let more = if max == u32::MAX { max } else { max - 1 };
-                let more = self.rules.repeat(vec![comma, key, value], min.saturating_sub(1), more)?;
-                let some = vec![key, value, more];
-                (self.rules.rule(if min == 0 { vec![vec![], some] } else { vec![some] })?, later)
+                let more = self.rules.repeat(vec![comma, key, value], 0, more)?;
+                let mut alternatives = end(least_first);
+                alternatives.push(vec![key, value, more]);
+                (self.rules.rule(alternatives)?, later)
             }
         };
         // `first`: what may come where there is no member yet; `later`: where there is one.
@@ -489,7 +493,7 @@ impl<'a, 'r> Schemas<'a, 'r> {
             let free = RegexAst::Not(Box::new(RegexAst::Or(taken)));
             let key = quoted(RegexAst::And(vec![RegexAst::Regex("(?s:.*)".into()), free]));
             let regex = RegexAst::Concat(vec![key, RegexAst::Regex(": ?".into())]);
-            Lexeme::Regex { to_complete: regex.clone(), regex, kind: RegexKind::Other }
+            Lexeme::Regex { regex, kind: RegexKind::Other }
         })
     }
 

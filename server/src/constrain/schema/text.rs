@@ -3,6 +3,8 @@
 use llguidance::derivre::{JsonQuoteOptions, RegexAst, RegexBuilder};
 use llguidance::regex_to_lark;
 
+use super::super::rules::{Lexeme, RegexKind};
+
 /// Longer strings are not written, whatever the schema allows: each position costs the parser a state.
 const MAX_LENGTH: u64 = 20_000;
 /// A larger lower bound is refused.
@@ -22,20 +24,16 @@ pub(super) struct Texts<'a> {
 }
 
 impl Texts<'_> {
-    /// The regular expression of the string with its quotes, and one without upper limits to complete it by.
-    pub(super) fn regexes(&self) -> (RegexAst, RegexAst) {
-        let plain = self.patterns.is_empty() && self.formats.is_empty();
-        let max = self.max_length.map(|max| max.min(MAX_LENGTH));
-        let regex = quoted(self.content(max));
-        let to_complete = if plain && max.is_some() { quoted(self.content(None)) } else { regex.clone() };
-        (regex, to_complete)
-    }
-
-    fn content(&self, max: Option<u64>) -> RegexAst {
+    /// These strings with their quotes.
+    pub(super) fn lexeme(&self) -> Lexeme {
+        // Both limits fit.
+        let (min, max) = (self.min_length as u32, self.max_length.map(|max| max.min(MAX_LENGTH) as u32));
+        if self.patterns.is_empty() && self.formats.is_empty() {
+            return Lexeme::Counted { min, max };
+        }
         let mut parts = Vec::new();
-        if self.min_length > 0 || max.is_some() || (self.patterns.is_empty() && self.formats.is_empty()) {
-            let max = max.map_or(String::new(), |max| max.to_string());
-            parts.push(RegexAst::Regex(format!("(?s:.{{{},{max}}})", self.min_length)));
+        if min > 0 || max.is_some() {
+            parts.push(of_length(min, max));
         }
         for pattern in &self.patterns {
             parts.push(RegexAst::SearchRegex(regex_to_lark(pattern, "dw")));
@@ -45,8 +43,14 @@ impl Texts<'_> {
             // The names are known here.
             parts.push(RegexAst::Regex(format_regex(format).unwrap_or_default()));
         }
-        RegexAst::And(parts)
+        Lexeme::Regex { regex: quoted(RegexAst::And(parts)), kind: RegexKind::Quoted }
     }
+}
+
+/// Any `min` to `max` characters.
+pub(in super::super) fn of_length(min: u32, max: Option<u32>) -> RegexAst {
+    let max = max.map_or(String::new(), |max| max.to_string());
+    RegexAst::Regex(format!("(?s:.{{{min},{max}}})"))
 }
 
 /// The characters on which the dialects of regular expressions agree: they differ in what is white, in what a point
@@ -62,6 +66,12 @@ fn same_for_all(pattern: &str) -> &'static str {
 /// A JSON string that says what `content` matches.
 pub(in super::super) fn quoted(content: RegexAst) -> RegexAst {
     RegexAst::JsonQuote(Box::new(content), JsonQuoteOptions::regular())
+}
+
+/// What `content` matches as it is written within a JSON string.
+pub(in super::super) fn in_string(content: RegexAst) -> RegexAst {
+    let options = JsonQuoteOptions { raw_mode: true, ..JsonQuoteOptions::regular() };
+    RegexAst::JsonQuote(Box::new(content), options)
 }
 
 /// The expression of a format; nothing for one that is not supported.
