@@ -54,6 +54,7 @@ pub(super) fn rules(format: Format<'_>, tools: Option<&Tools>) -> Result<Option<
         return Ok(None);
     }
     rules.rules[form] = alternatives;
+    rules.needed.push((Symbol::Rule(form), "#".into()));
     Ok(Some(rules))
 }
 

@@ -54,6 +54,8 @@ pub(super) struct Rules {
     lexeme_of: HashMap<String, usize>,
     /// Alternatives of each rule. The first is the form itself.
     pub(super) rules: Vec<Vec<Vec<Symbol>>>,
+    /// Symbols that must have a text, and what to call them where they have none.
+    pub(super) needed: Vec<(Symbol, String)>,
 }
 
 impl Rules {

@@ -186,10 +186,12 @@ impl Ways {
             growth: 0,
         };
         ways.find_costs();
-        if ways.cost[0] == NEVER {
-            return Err(Refused::new(
-                "no answer can be written: what the schema demands excludes itself, goes on without end, or is too large",
-            ));
+        let never = rules.needed.iter().find(|(symbol, _)| ways.sequence_cost(&[*symbol]) == NEVER);
+        if let Some((_, at)) = never {
+            return Err(Refused::new(format!(
+                "the schema cannot be used: no value that can be written is valid (it excludes itself, goes on without \
+                 end, or is too large), at {at}"
+            )));
         }
         ways.drop_what_never_ends();
         ways.find_growth()?;

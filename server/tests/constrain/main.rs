@@ -1,6 +1,7 @@
 //! Answers of a given form, whatever the model prefers: valid, complete in their budget, and ended.
 
 mod schemas;
+mod tools;
 mod writer;
 
 use serde_json::{Value, json};

@@ -117,7 +117,9 @@ impl<'a, 'r> Schemas<'a, 'r> {
         for place in &places {
             check_size(place)?;
         }
-        self.symbol_of(places)
+        let symbol = self.symbol_of(places)?;
+        self.rules.needed.push((symbol, format!("{at}#")));
+        Ok(symbol)
     }
 
     /// Makes the rules.
