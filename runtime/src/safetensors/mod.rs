@@ -2,7 +2,7 @@
 //! `.safetensors` files, `tokenizer.json`, `tokenizer_config.json`.
 //!
 //! A folder becomes the [`Checkpoint`] that a good converter would have written as GGUF, without the
-//! weights being copied or even touched: `config.rs` and `tokenizer.rs` translate the metadata,
+//! weights being copied or even touched: `config.rs`, `tokenizer.rs` and `pooling.rs` translate the metadata,
 //! `names.rs` the names of tensors, and a tensor says how its trits are to be read
 //! ([`Ternarise`]). The format of the weights' files: <https://github.com/huggingface/safetensors>.
 
@@ -10,6 +10,7 @@ mod config;
 mod folder;
 mod header;
 mod names;
+mod pooling;
 mod tokenizer;
 
 pub use folder::open;
@@ -55,6 +56,7 @@ pub fn check_metadata(config: &[u8], tokenizer: &[u8], tokenizer_config: &[u8]) 
             generation: None,
         },
         &config,
+        None,
         1 << 16,
         &mut metadata,
     )?;
