@@ -30,10 +30,9 @@ fn shared(model: &str) -> Option<PathBuf> {
 
 fn cosine(a: &[f32], b: &[f64]) -> f64 {
     assert_eq!(a.len(), b.len());
-    let length = |x: f64| x.sqrt();
-    let dot: f64 = a.iter().zip(b).map(|(a, b)| f64::from(*a) * b).sum();
-    let squares: f64 = a.iter().map(|a| f64::from(*a) * f64::from(*a)).sum();
-    dot / length(squares) / length(b.iter().map(|b| b * b).sum())
+    let a: Vec<f64> = a.iter().map(|a| f64::from(*a)).collect();
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    dot(&a, b) / (dot(&a, &a) * dot(b, b)).sqrt()
 }
 
 fn check(model: &str) {
