@@ -87,11 +87,9 @@ impl<O: Observer> Forward<'_, O> {
                     let start = out.len();
                     gate.product(tiles.clone(), &inputs[which[0]], out);
                     let gates = &out[start..];
-                    wanted.clear();
-                    let positive = (0u32..).zip(gates).filter(|(_, gate)| **gate > 0.0);
                     let first = rows_of(tiles).start as u32;
-                    wanted.extend(positive.map(|(row, _)| first + row));
-                    up.row_products(&wanted, &inputs[which[1]], &mut products);
+                    let wanted = positive(gates, first, &mut wanted);
+                    up.row_products(wanted, &inputs[which[1]], &mut products);
                     let mut ups = vec![0.0; gates.len()];
                     for (row, product) in wanted.iter().zip(&products) {
                         ups[(row - first) as usize] = *product;
@@ -279,6 +277,18 @@ fn activate(float: &FloatKernels, activation: Activation, gates: &[f32], ups: &[
         Activation::Silu => float.silu_gate(gates, ups, out),
         Activation::Gelu => float.gelu_gate(gates, ups, out),
     }
+}
+
+/// The rows, the first of which is `first`, whose gate is positive.
+fn positive<'w>(gates: &[f32], first: u32, wanted: &'w mut Vec<u32>) -> &'w [u32] {
+    // Each place is written and then counted if it is to stay: half of all branches on a sign would be guessed wrong.
+    wanted.resize(gates.len(), 0);
+    let mut n = 0;
+    for (row, gate) in (first..).zip(gates) {
+        wanted[n] = row;
+        n += usize::from(*gate > 0.0);
+    }
+    &wanted[..n]
 }
 
 /// How many of some numbers are such.
