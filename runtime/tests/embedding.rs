@@ -2,11 +2,12 @@
 
 mod embedding_models;
 
-use embedding_models::{Folder, HIDDEN, KINDS, as_gguf, cosine, load, references};
+use embedding_models::{Folder, HIDDEN, KINDS, as_gguf, cosine, load, references, write_gguf};
 use std::path::Path;
 use tritone_runtime::config::Pooling;
 use tritone_runtime::embedding::{EmbedOptions, Embedder};
 use tritone_runtime::model::Model;
+use tritone_runtime::safetensors;
 use tritone_runtime::session::DEFAULT_CHUNK;
 
 fn bits(vectors: &[Vec<f32>]) -> Vec<Vec<u32>> {
@@ -207,4 +208,28 @@ fn vectors_that_are_not_finite_are_refused() {
     let folder = folder.write();
     let message = Embedder::new(&load(&folder.0).unwrap()).unwrap().embed(&[vec![5, 1]]).unwrap_err().to_string();
     assert!(message.contains("not finite"), "{message}");
+}
+
+/// Gemma's way of writing a tokenizer: ids as the `tokenizers` package gives them, from the folder and from GGUF.
+#[test]
+fn tokens_of_gemma() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/gemma-tokenizer");
+    let read = |name: &str| std::fs::read(path.join(name)).unwrap();
+    let mut folder = Folder::new("gemma3").json("config.json", |config| config["bos_token_id"] = 2.into());
+    folder.files.insert("tokenizer.json".to_owned(), read("tokenizer.json"));
+    // The name in this file is not the one of the template, as in models that were made from chat models.
+    let folder = folder.json("tokenizer_config.json", |config| config["eos_token"] = "<pad>".into()).write();
+    let file = folder.0.join("model.gguf");
+    write_gguf(&safetensors::open(&folder.0).unwrap(), &file, |_, value| Some(value.clone()));
+    let known: Vec<serde_json::Value> = serde_json::from_slice(&read("ids.json")).unwrap();
+    for path in [&folder.0, &file] {
+        let model = load(path).unwrap();
+        let embedder = Embedder::new(&model).unwrap();
+        for known in &known {
+            let text = known["text"].as_str().unwrap();
+            let ids: Vec<u32> = known["ids"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect();
+            assert_eq!(embedder.tokens(text), ids, "{text:?}");
+            assert_eq!(model.tokenizer().decode(&ids), text.as_bytes(), "{text:?}");
+        }
+    }
 }

@@ -226,7 +226,11 @@ pub fn load(path: &Path) -> Result<Model, Error> {
 }
 
 /// Writes what a folder holds as GGUF, matrices as I2_S, with other metadata where `edit` says so.
-fn gguf(checkpoint: &Checkpoint, path: &Path, edit: impl Fn(&str, &checkpoint::Value) -> Option<checkpoint::Value>) {
+pub fn write_gguf(
+    checkpoint: &Checkpoint,
+    path: &Path,
+    edit: impl Fn(&str, &checkpoint::Value) -> Option<checkpoint::Value>,
+) {
     let mut writer = Writer::new();
     for (key, value) in checkpoint.metadata() {
         if let Some(value) = edit(key, value) {
@@ -264,6 +268,6 @@ fn gguf(checkpoint: &Checkpoint, path: &Path, edit: impl Fn(&str, &checkpoint::V
 pub fn as_gguf(kind: &str, edit: impl Fn(&str, &checkpoint::Value) -> Option<checkpoint::Value>) -> (Written, PathBuf) {
     let folder = Folder::new(kind).write();
     let path = folder.0.join("model.gguf");
-    gguf(&safetensors::open(&folder.0).unwrap(), &path, edit);
+    write_gguf(&safetensors::open(&folder.0).unwrap(), &path, edit);
     (folder, path)
 }
