@@ -341,8 +341,9 @@ fn spaced(numbers: &[f32], shown: impl Fn(f32) -> String) -> String {
 fn summary(work: &Work<'_>, seconds: f64, model: &Model) -> String {
     let rate = if seconds > 0.0 { work.n_tokens as f64 / seconds } else { 0.0 };
     format!(
-        "{} texts, {} tokens, {rate:.1} tokens/s; {}, {}, {} threads",
+        "{} text{}, {} tokens, {rate:.1} tokens/s; {}, {}, {} threads",
         work.n_texts,
+        if work.n_texts == 1 { "" } else { "s" },
         work.n_tokens,
         model.isa().level(),
         model.gemm_kernel(),
