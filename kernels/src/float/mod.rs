@@ -19,7 +19,7 @@
 mod attention;
 mod dot;
 mod exp;
-mod fused;
+pub(crate) mod fused;
 mod halves;
 mod lanes;
 mod norm;
