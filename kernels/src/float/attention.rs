@@ -147,9 +147,9 @@ impl<E: Element> AttentionBlock<'_, E> {
     ) {
         let dim = self.head_dim;
         let units: &[[E; UNIT]] = self.keys.as_chunks().0;
-        let blocks = units.as_chunks::<{ KEY_LANES / UNIT }>().0.chunks_exact(dim);
-        let n_blocks = self.n_keys.div_ceil(KEY_LANES);
-        for (b, block) in blocks.take(n_blocks).enumerate().skip(self.first_key / KEY_LANES) {
+        let in_sight = self.first_key / KEY_LANES..self.n_keys.div_ceil(KEY_LANES);
+        let blocks = units.as_chunks::<{ KEY_LANES / UNIT }>().0[in_sight.start * dim..].chunks_exact(dim);
+        for (b, block) in in_sight.zip(blocks) {
             let next_keys = self.keys.as_ptr().wrapping_add((b + 1) * KEY_LANES * dim);
             let values = self.values.as_ptr().wrapping_add(b * KEY_LANES * dim);
             for part in (0..KEY_LANES / UNIT).step_by(UNITS) {
@@ -187,8 +187,8 @@ impl<E: Element> AttentionBlock<'_, E> {
         let dim = self.head_dim;
         let lanes = UNIT * unit..UNIT * (unit + UNITS);
         let mut sums = [[simd.splat(0.0); UNITS]; QUERIES];
-        let rows = self.values.chunks_exact(dim);
-        for (j, row) in rows.take(self.n_keys).enumerate().skip(self.first_key) {
+        let rows = self.values[self.first_key * dim..].chunks_exact(dim);
+        for (j, row) in (self.first_key..self.n_keys).zip(rows) {
             let units: &[[E; UNIT]] = row[lanes.clone()].as_chunks().0;
             for u in 0..UNITS {
                 let values = E::widen(simd, &units[u]);
@@ -215,8 +215,8 @@ impl<E: Element> AttentionBlock<'_, E> {
         let dim = self.head_dim;
         let from = dim - dim % UNIT;
         let mut sums = [simd.splat(0.0); QUERIES];
-        let rows = self.values.chunks_exact(dim);
-        for (j, row) in rows.take(self.n_keys).enumerate().skip(self.first_key) {
+        let rows = self.values[self.first_key * dim..].chunks_exact(dim);
+        for (j, row) in (self.first_key..self.n_keys).zip(rows) {
             let mut padded = [E::zeroed(); UNIT];
             padded[..dim - from].copy_from_slice(&row[from..]);
             let values = E::widen(simd, &padded);

@@ -41,24 +41,29 @@ pub fn check_file(name: &str, bytes: &crate::checkpoint::Bytes) -> crate::error:
     Ok(header::read(name, bytes)?.len())
 }
 
-/// Translates a configuration and a tokenizer from memory: what a fuzzer calls.
+/// Translates a configuration and a tokenizer from memory, as those of a model that generates and of one that embeds: what
+/// a fuzzer calls.
 ///
 /// # Errors
 /// What is wrong with them.
 #[doc(hidden)]
 pub fn check_metadata(config: &[u8], tokenizer: &[u8], tokenizer_config: &[u8]) -> crate::error::Result<usize> {
     let config = config::HfConfig::parse("config.json", config)?;
-    let mut metadata = config.metadata("fuzz")?;
-    tokenizer::metadata(
-        &tokenizer::Files {
-            tokenizer: ("tokenizer.json", tokenizer),
-            config: Some(("tokenizer_config.json", tokenizer_config)),
-            generation: None,
-        },
-        &config,
-        None,
-        1 << 16,
-        &mut metadata,
-    )?;
-    Ok(metadata.len())
+    let mut n_keys = 0;
+    for pooling in [None, Some(crate::config::Pooling::Last)] {
+        let mut metadata = config.metadata("fuzz")?;
+        tokenizer::metadata(
+            &tokenizer::Files {
+                tokenizer: ("tokenizer.json", tokenizer),
+                config: Some(("tokenizer_config.json", tokenizer_config)),
+                generation: None,
+            },
+            &config,
+            pooling,
+            1 << 16,
+            &mut metadata,
+        )?;
+        n_keys += metadata.len();
+    }
+    Ok(n_keys)
 }
