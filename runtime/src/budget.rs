@@ -2,7 +2,7 @@
 //! from memory.
 
 use crate::kv_cache::CacheType;
-use crate::linear::PreparedInput;
+use crate::linear::{Linear, PreparedInput};
 use crate::model::Model;
 use crate::screen::Screen;
 use crate::skipped::Density;
@@ -82,7 +82,7 @@ impl Model {
             head: self.head_bytes(density),
             embedding: weights.embedding.row_bytes() as u64,
             norms: weights.norm_bytes(),
-            cache: self.cache_bytes(context),
+            cache: self.cache_bytes_in_sight(context),
             ..TokenBytes::default()
         };
         for layer in &weights.layers {
@@ -140,6 +140,15 @@ impl Model {
         (config.n_layers * config.n_kv_heads * 2 * config.head_dim * element) as u64 * context as u64
     }
 
+    /// Bytes of those keys and values of `context` tokens that the next token looks at.
+    fn cache_bytes_in_sight(&self, context: usize) -> u64 {
+        let config = &self.inner.config;
+        let per_layer = self.cache_bytes(1) / config.n_layers as u64;
+        // The next token is in its own window.
+        let in_sight = |layer| config.window_of(layer).map_or(context, |window| context.min(window - 1));
+        (0..config.n_layers).map(|layer| per_layer * in_sight(layer) as u64).sum()
+    }
+
     /// Multiplies a few tiles of the first layer's gate, again and again for about `time`, on the
     /// calling thread: the rate of the kernel for `n_vectors` vectors where memory is no limit.
     ///
@@ -194,15 +203,20 @@ fn share(bytes: usize, share: Option<f64>) -> u64 {
 impl Weights {
     fn norm_bytes(&self) -> u64 {
         let of_layers = self.layers.iter().flat_map(Layer::norms).map(|norm| norm.len());
-        (of_layers.sum::<usize>() + self.output_norm.len()) as u64 * size_of::<f32>() as u64
+        let of_matrices: usize = self.layers.iter().flat_map(Layer::linears).map(|linear| linear.norm_bytes()).sum();
+        ((of_layers.sum::<usize>() + self.output_norm.len()) * size_of::<f32>() + of_matrices) as u64
     }
 }
 
 impl Layer {
     fn norms(&self) -> impl Iterator<Item = &Arc<[f32]>> {
         let heads = self.qk_norms.iter().flat_map(|norms| [&norms.q, &norms.k]);
-        let sub_norms = [&self.attn_sub_norm, &self.ffn_sub_norm].into_iter().flatten();
-        [&self.attn_norm, &self.ffn_norm].into_iter().chain(heads).chain(sub_norms)
+        let others = [&self.attn_sub_norm, &self.ffn_sub_norm, &self.post_attn_norm, &self.post_ffn_norm];
+        [&self.attn_norm, &self.ffn_norm].into_iter().chain(heads).chain(others.into_iter().flatten())
+    }
+
+    fn linears(&self) -> [&Arc<Linear>; 7] {
+        [&self.q, &self.k, &self.v, &self.output, &self.gate, &self.up, &self.down]
     }
 }
 

@@ -286,6 +286,7 @@ fn activate(float: &FloatKernels, activation: Activation, gates: &[f32], ups: &[
     match activation {
         Activation::ReluSquared => float.relu2_gate(gates, ups, out),
         Activation::Silu => float.silu_gate(gates, ups, out),
+        Activation::Gelu => float.gelu_gate(gates, ups, out),
     }
 }
 
