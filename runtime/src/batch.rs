@@ -72,8 +72,9 @@ impl Batch {
     /// Starts the threads.
     ///
     /// # Errors
-    /// The system refuses a thread.
+    /// The system refuses a thread, or the model makes embeddings (see [`crate::embedding::Embedder`]).
     pub fn new(model: &Model) -> Result<Batch> {
+        model.inner.has_logits()?;
         Ok(Batch { steps: Steps::new(Arc::clone(&model.inner))? })
     }
 

@@ -41,6 +41,7 @@ struct Kept {
 
 impl Session {
     pub(crate) fn new(model: Arc<Inner>, context_length: Option<usize>) -> Result<Session> {
+        model.has_logits()?;
         let config = &model.config;
         let limit = config.context_length;
         let context_length = context_length.unwrap_or(limit);

@@ -190,7 +190,7 @@ impl Steps {
             return Ok(None);
         }
         let shape = (model.config.vocab_size, model.config.hidden);
-        let screen = Screen::build(&model.weights.head, shape, model.float, &mut self.pool)?.map(Arc::new);
+        let screen = Screen::build(&model.weights.head, shape, model.float, model.isa, &mut self.pool)?.map(Arc::new);
         // Another session may have been faster; both made the same.
         Ok(model.screen.get_or_init(|| screen).clone())
     }
@@ -245,7 +245,7 @@ fn needed_logits<O: Observer>(
     }
     let states = chosen.into_iter().zip(hidden.chunks_exact(width));
     let scores = states.map(|(chosen, state)| match chosen {
-        Some((ids, values)) => Logits { ids: Some(ids), values, vocab_size },
+        Some(chosen) => Logits { ids: Some(chosen.ids), values: chosen.logits, vocab_size },
         None => Logits { ids: None, values: step.logits(state.to_vec(), 1), vocab_size },
     });
     scores.collect()
