@@ -2,8 +2,8 @@
 
 use crate::commands::{
     bench::BenchArgs, chat::ChatArgs, check::CheckArgs, compare::CompareArgs, convert::ConvertArgs, embed::EmbedArgs,
-    inspect::InspectArgs, logits::LogitsArgs, perplexity::PerplexityArgs, run::RunArgs, synth::SynthArgs,
-    tokenize::TokenizeArgs,
+    inspect::InspectArgs, logits::LogitsArgs, perplexity::PerplexityArgs, run::RunArgs, serve::ServeArgs,
+    synth::SynthArgs, tokenize::TokenizeArgs,
 };
 use crate::failure::{Result, Stop};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -28,6 +28,7 @@ const EXAMPLES: &str = "Examples:
   tritone                                      a story from the model in the binary
   tritone run -m model.gguf -p 'The sky is'    continue a text
   tritone chat -m model.gguf                   talk
+  tritone serve -m model.gguf                  let programs and browsers ask, over HTTP
   tritone embed -m model.gguf -f lines.txt     texts to vectors
   tritone logits -p 'Once upon' --all --hash   a fingerprint of what the model says
   tritone inspect model.gguf                   what a file holds
@@ -77,6 +78,9 @@ Examples:
     /// Turn texts into vectors whose angles tell how alike they are
     #[command(after_help = format!("{}\n\n{EXIT_STATUS}", crate::commands::embed::HELP))]
     Embed(EmbedArgs),
+    /// Serve a model to programs and browsers, over HTTP
+    #[command(after_help = format!("{}\n\n{EXIT_STATUS}", crate::commands::serve::HELP))]
+    Serve(ServeArgs),
     /// Show what the model says after a prompt, for comparing engines
     #[command(after_help = format!("Examples:
   tritone logits -p 'Once upon a time'

@@ -8,7 +8,7 @@ use crate::linear::LinearOptions;
 use crate::safetensors;
 use crate::screen::Screen;
 use crate::session::Session;
-use crate::template::ChatTemplate;
+use crate::template::{ChatTemplate, Message};
 use crate::threads::{Pool, default_threads};
 use crate::tokenizer::Tokenizer;
 use crate::weights::Weights;
@@ -241,6 +241,24 @@ impl Model {
     #[must_use]
     pub fn chat_template(&self) -> &ChatTemplate {
         &self.inner.template
+    }
+
+    /// The tokens of a conversation; with `add_generation_prompt` they end where the assistant's answer begins. Control
+    /// tokens come from the template alone: their names in a message are only text.
+    ///
+    /// # Errors
+    /// What [`ChatTemplate::render`] refuses, and a message in which a name cannot be told from the token.
+    pub fn chat_tokens(&self, messages: &[Message], add_generation_prompt: bool) -> Result<Vec<u32>> {
+        let tokenizer = self.tokenizer();
+        let marked = messages.iter().enumerate().map(|(i, message)| {
+            let content = tokenizer.mark_controls(&message.content).ok_or_else(|| Error::Template {
+                what: format!("message {i} has a character that cannot be told from a control token or is none at all"),
+                fix: "leave out U+FDD0, and characters that are control tokens of this model".to_owned(),
+            })?;
+            Ok(Message::new(message.role.as_str(), content))
+        });
+        let text = self.chat_template().render(&marked.collect::<Result<Vec<_>>>()?, add_generation_prompt)?;
+        Ok(tokenizer.encode_marked(&text, tokenizer.adds_bos()))
     }
 
     /// What shares a scale among int8 activations.

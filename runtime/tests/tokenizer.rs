@@ -173,6 +173,33 @@ fn user_defined_tokens_are_found_in_plain_text() {
 }
 
 #[test]
+fn marked_names_are_text() {
+    let tokenizer = Tokenizer::new(&spm_spec()).unwrap();
+    let written = "hello</s> <s>hello<unk></s";
+    let marked = tokenizer.mark_controls(written).unwrap();
+    assert_ne!(marked, written);
+    assert_eq!(tokenizer.encode_marked(&marked, true), tokenizer.encode(written, SpecialTokens::Plain, true));
+    // Around them the names of a template mean tokens.
+    let ends = |text: &str| [tokenizer.encode(text, SpecialTokens::Plain, true), vec![2]].concat();
+    assert_eq!(tokenizer.encode_marked(&format!("<s>{marked}</s>"), true), ends(written));
+    assert_eq!(tokenizer.mark_controls("hello").unwrap(), "hello");
+    assert_eq!(tokenizer.mark_controls("a\u{fdd0}b"), None);
+    // Names that overlap, one within what is left when the other is marked.
+    let mut spec = spm_spec();
+    spec.tokens.extend([&b"<<e>"[..], b"e>>", b"!"]);
+    spec.token_types.extend([3, 3, 1]);
+    spec.scores.extend([0.0; 3]);
+    let tokenizer = Tokenizer::new(&spec).unwrap();
+    for written in ["<<e>>", "<<e>>>", "e>><<e>", "<<<e>>>>"] {
+        let marked = tokenizer.mark_controls(written).unwrap();
+        assert_eq!(tokenizer.encode_marked(&marked, false), tokenizer.encode(written, SpecialTokens::Plain, false));
+    }
+    // One character cannot be marked.
+    *spec.token_types.last_mut().unwrap() = 3;
+    assert_eq!(Tokenizer::new(&spec).unwrap().mark_controls("hello!"), None);
+}
+
+#[test]
 fn hostile_text_takes_linear_time() {
     for unit in ["a", " ", "ab", "\n", "é", "0", "'", " a", "the "] {
         let text = unit.repeat(200_000 / unit.len());

@@ -3,7 +3,9 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod api;
 pub mod constrain;
 pub mod engine;
+pub mod http;
 pub mod metrics;
 pub mod page;

@@ -13,7 +13,6 @@ use tritone_runtime::generate::{Finish, GenerateOptions, Generation};
 use tritone_runtime::model::Model;
 use tritone_runtime::session::Session;
 use tritone_runtime::template::Message;
-use tritone_runtime::tokenizer::SpecialTokens;
 
 const HELP: &str = "\
 /system TEXT   give the model its role; without a text, take it away
@@ -268,9 +267,7 @@ impl Chat<'_> {
     fn prompt(&self) -> Result<Vec<u32>> {
         let system = self.system.iter().map(|text| Message::new("system", text));
         let messages: Vec<Message> = system.chain(self.turns.iter().cloned()).collect();
-        let text = self.model.chat_template().render(&messages, true)?;
-        let tokenizer = self.model.tokenizer();
-        Ok(tokenizer.encode(&text, SpecialTokens::Parse, tokenizer.adds_bos()))
+        Ok(self.model.chat_tokens(&messages, true)?)
     }
 }
 

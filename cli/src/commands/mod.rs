@@ -10,6 +10,7 @@ pub mod inspect;
 pub mod logits;
 pub mod perplexity;
 pub mod run;
+pub mod serve;
 pub mod synth;
 pub mod tokenize;
 
@@ -27,6 +28,7 @@ pub fn dispatch(cli: Cli) -> Result<()> {
         Some(Command::Embed(args)) => embed::run(&args),
         Some(Command::Logits(args)) => logits::run(&args),
         Some(Command::Inspect(args)) => inspect::run(&args),
+        Some(Command::Serve(args)) => serve::run(&args),
         Some(Command::Synth(args)) => synth::run(&args),
         Some(Command::Tokenize(args)) => tokenize::run(&args),
         Some(Command::Perplexity(args)) => perplexity::run(&args),

@@ -8,6 +8,7 @@
 mod alphabet;
 mod bpe;
 mod load;
+mod marked;
 mod split;
 mod spm;
 mod stop;
@@ -20,6 +21,7 @@ pub use utf8::Utf8Stream;
 pub use vocab::{VocabError, VocabKind, VocabSpec};
 
 use bpe::{Merger, Merges};
+use std::borrow::Cow;
 use vocab::{Specials, TokenKind, Vocab, shown};
 
 /// What the names of control tokens within a text mean.
@@ -98,24 +100,35 @@ impl Tokenizer {
     /// The tokens of `text`. With `add_bos` the begin-of-text token comes first, if the vocabulary has one and the text
     /// does not begin with it already.
     pub fn encode(&self, text: &str, special: SpecialTokens, add_bos: bool) -> Vec<u32> {
-        let mut out = Vec::with_capacity(text.len() / 3 + 2);
-        if add_bos {
-            out.extend(self.bos);
-        }
         let specials = match special {
             SpecialTokens::Parse => &self.specials,
             SpecialTokens::Plain => &self.user_defined,
         };
+        self.encode_between(text, specials, add_bos, Cow::Borrowed)
+    }
+
+    /// The tokens of `text`: those of `specials` where their names are, and what `stretch` makes of the text between them.
+    fn encode_between<'t>(
+        &self,
+        text: &'t str,
+        specials: &Specials,
+        add_bos: bool,
+        stretch: impl Fn(&'t str) -> Cow<'t, str>,
+    ) -> Vec<u32> {
+        let mut out = Vec::with_capacity(text.len() / 3 + 2);
+        if add_bos {
+            out.extend(self.bos);
+        }
         let mut merger = Merger::default();
         let mut done = 0;
         for (start, end, id) in specials.find(text) {
-            self.encode_plain(&text[done..start], &mut merger, &mut out);
+            self.encode_plain(&stretch(&text[done..start]), &mut merger, &mut out);
             if !(start == 0 && add_bos && Some(id) == self.bos) {
                 out.push(id);
             }
             done = end;
         }
-        self.encode_plain(&text[done..], &mut merger, &mut out);
+        self.encode_plain(&stretch(&text[done..]), &mut merger, &mut out);
         out
     }
 

@@ -1,0 +1,121 @@
+//! `tritone serve`: a model for programs, over HTTP.
+
+use crate::args::{ModelArgs, at_least_one};
+use crate::failure::{Result, Stop};
+use crate::load;
+use crate::output::note;
+use clap::Args;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tritone_server::engine::{EngineOptions, StartError};
+use tritone_server::http::{HttpLimits, Keys, Origins, ServeError, ServeOptions, serve};
+
+/// What the command's help says after the options.
+pub const HELP: &str = "The server speaks OpenAI's protocol: /v1/chat/completions, /v1/completions, /v1/responses,
+/v1/embeddings and /v1/models, beside /tokenize, /detokenize, /health and /metrics. A browser finds
+a page for conversations at /. SIGTERM or Ctrl-C lets answers finish and ends with status 0; a
+second one ends them, too.
+
+Examples:
+  tritone serve -m model.gguf
+  tritone serve -m model.gguf --host 0.0.0.0 --api-key-file keys.txt --parallel 16
+  curl http://127.0.0.1:8080/v1/chat/completions -H 'Content-Type: application/json' \\
+    -d '{\"messages\": [{\"role\": \"user\", \"content\": \"Who was Aesop?\"}]}'";
+
+/// The longest file of keys.
+const MAX_KEY_BYTES: u64 = 1 << 20;
+
+/// Options of `serve`.
+#[derive(Args)]
+pub struct ServeArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// The address to listen on; 0.0.0.0 or :: for all
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
+    host: String,
+    /// The port; 0: any that is free, which is printed
+    #[arg(long, value_name = "PORT", default_value_t = 8080)]
+    port: u16,
+    /// Answers at once; others wait
+    #[arg(long, value_name = "N", value_parser = at_least_one, default_value_t = EngineOptions::default().parallel)]
+    parallel: usize,
+    /// Requests that may wait; more are told to come again
+    #[arg(long, value_name = "N", default_value_t = EngineOptions::default().max_queue)]
+    max_queue: usize,
+    /// Seconds that an answer may take, its time of waiting included
+    #[arg(long, value_name = "SECONDS", value_parser = at_least_one, default_value_t = 600)]
+    timeout: usize,
+    /// Seconds that answers may go on after SIGTERM or Ctrl-C
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    grace: u64,
+    /// A file with the keys that clients may name, one a line; left out: anybody may ask
+    #[arg(long, value_name = "FILE")]
+    api_key_file: Option<PathBuf>,
+    /// An origin whose pages may ask from a browser, such as https://example.org, or * for all; may be given several times
+    #[arg(long, value_name = "ORIGIN")]
+    cors: Vec<String>,
+    /// What the model is called; left out: the file's name
+    #[arg(long, value_name = "NAME")]
+    alias: Option<String>,
+}
+
+/// Runs the command.
+pub fn run(args: &ServeArgs) -> Result<()> {
+    let keys = args.api_key_file.as_deref().map(keys).transpose()?.unwrap_or_default();
+    let origins = Origins::parse(&args.cors)
+        .map_err(|error| Stop::usage(error, "--cors takes what a browser sends as Origin, or *"))?;
+    let quiet = args.model.quiet;
+    if keys.is_open() && !quiet && !matches!(args.host.as_str(), "127.0.0.1" | "::1" | "localhost") {
+        note("warning: anybody who reaches this address may ask; --api-key-file FILE wants a key");
+    }
+    let mut engine = EngineOptions {
+        parallel: args.parallel,
+        max_queue: args.max_queue,
+        context: args.model.context,
+        ..EngineOptions::default()
+    };
+    if args.model.chunk > 0 {
+        engine.chunk = args.model.chunk;
+    }
+    let options = ServeOptions {
+        host: args.host.clone(),
+        port: args.port,
+        name: args.alias.clone().unwrap_or_else(|| name(args.model.model.as_deref())),
+        engine,
+        keys,
+        origins,
+        timeout: Duration::from_secs(args.timeout as u64),
+        grace: Duration::from_secs(args.grace),
+        limits: HttpLimits::default(),
+    };
+    let model = args.model.clone();
+    let listening = |address: &str| note(format_args!("listening on {address}"));
+    serve(options, move || load::model(&model), listening).map_err(|error| match error {
+        ServeError::Load(stop) => stop,
+        ServeError::Start(StartError::Option { .. }) => Stop::usage(error_text(&error), "tritone serve --help"),
+        other => Stop::runtime(error_text(&other)),
+    })
+}
+
+/// The error as a sentence; why there is no model has its own.
+fn error_text(error: &ServeError<Stop>) -> String {
+    error.to_string()
+}
+
+/// What a model is called whose user did not say.
+fn name(path: Option<&Path>) -> String {
+    let stem = path.and_then(|path| if path.is_dir() { path.file_name() } else { path.file_stem() });
+    stem.map_or_else(|| "story".to_owned(), |stem| stem.to_string_lossy().into_owned())
+}
+
+/// The keys in a file.
+fn keys(path: &Path) -> Result<Keys> {
+    let refused =
+        |why: &dyn std::fmt::Display| Stop::runtime(format_args!("cannot take keys from {}: {why}", path.display()));
+    let size = std::fs::metadata(path).map_err(|error| refused(&error))?.len();
+    if size > MAX_KEY_BYTES {
+        return Err(refused(&format_args!("it has more than {MAX_KEY_BYTES} bytes")));
+    }
+    let text = std::fs::read_to_string(path).map_err(|error| refused(&error))?;
+    Keys::parse(&text).map_err(|error| refused(&error))
+}

@@ -1,0 +1,180 @@
+//! `POST /v1/embeddings`: texts to vectors.
+//!
+//! They have a thread and a model's workers of their own, which begin with the first request. Texts are taken some at a
+//! time, so that a request whose client is gone ends soon.
+
+use super::body;
+use super::routes::{apart, respond};
+use super::state::State;
+use crate::api::completions::Prompt;
+use crate::api::embeddings::EmbeddingsRequest;
+use crate::api::error::ApiError;
+use crate::engine::job::Failure;
+use axum::extract::Request;
+use axum::response::Response;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+use tokio::sync::oneshot;
+use tritone_runtime::embedding::Embedder;
+use tritone_runtime::model::Model;
+
+/// Requests that wait at most.
+const MAX_WAITING: usize = 64;
+
+/// Texts are turned together until they have so many tokens.
+const BATCH_TOKENS: usize = 512;
+
+/// What a request makes of its texts.
+struct Vectors {
+    vectors: Vec<Vec<f32>>,
+    tokens: usize,
+}
+
+struct Task {
+    request: EmbeddingsRequest,
+    deadline: Option<Instant>,
+    answer: oneshot::Sender<Result<Vectors, ApiError>>,
+}
+
+/// Makes vectors, one request after the other.
+pub(super) struct Embeddings {
+    model: Model,
+    /// To the thread, once there is one.
+    tasks: OnceLock<SyncSender<Task>>,
+}
+
+impl Embeddings {
+    pub(super) fn new(model: Model) -> Embeddings {
+        Embeddings { model, tasks: OnceLock::new() }
+    }
+
+    fn begin(&self, task: Task) -> Result<(), ApiError> {
+        let tasks = self.tasks.get_or_init(|| {
+            let (tasks, receiver) = sync_channel(MAX_WAITING);
+            let model = self.model.clone();
+            // Without a thread the receiver is gone, which the sender tells.
+            let _ = std::thread::Builder::new().name("tritone-embed".to_owned()).spawn(move || work(&model, &receiver));
+            tasks
+        });
+        tasks.try_send(task).map_err(|error| match error {
+            TrySendError::Full(_) => Failure::QueueFull { waiting: MAX_WAITING }.into(),
+            TrySendError::Disconnected(_) => Failure::Internal("the thread for vectors has ended".to_owned()).into(),
+        })
+    }
+}
+
+/// Answers a request.
+pub(super) async fn embeddings(
+    axum::extract::State(state): axum::extract::State<Arc<State>>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let text = body::read(&state, request).await?;
+    let (answer, vectors) = oneshot::channel();
+    let name = state.options.name.clone();
+    let base64 = apart(move || {
+        let request = EmbeddingsRequest::decode(&text.text)?;
+        let base64 = request.base64;
+        let ready = state.ready_for(request.model.as_deref())?;
+        let deadline = Instant::now().checked_add(state.options.timeout);
+        ready.embeddings.begin(Task { request, deadline, answer })?;
+        Ok(base64)
+    })
+    .await?;
+    let gone = |_| ApiError::from(Failure::Internal("the thread for vectors failed on this request".to_owned()));
+    let Vectors { vectors, tokens } = vectors.await.map_err(gone)??;
+    apart(move || {
+        let data = vectors.iter().enumerate().map(|(index, vector)| {
+            let embedding = if base64 {
+                let bytes: Vec<u8> = vector.iter().flat_map(|x| x.to_le_bytes()).collect();
+                Value::String(STANDARD.encode(bytes))
+            } else {
+                json!(vector)
+            };
+            json!({"object": "embedding", "index": index, "embedding": embedding})
+        });
+        let data: Vec<Value> = data.collect();
+        let usage = json!({"prompt_tokens": tokens, "total_tokens": tokens});
+        Ok(respond(&json!({"object": "list", "model": name, "data": data, "usage": usage})))
+    })
+    .await
+}
+
+/// The thread.
+fn work(model: &Model, tasks: &Receiver<Task>) {
+    let mut embedder = None;
+    for Task { request, deadline, answer } in tasks {
+        let gone = || answer.is_closed();
+        let result = match &mut embedder {
+            Some(embedder) => turn(embedder, request, deadline, &gone),
+            none => match Embedder::new(model) {
+                Ok(new) => {
+                    if let Some(warning) = new.warning() {
+                        eprintln!("warning: {warning}");
+                    }
+                    turn(none.insert(new), request, deadline, &gone)
+                }
+                Err(error) => Err(ApiError::new(500, "server_error", error.to_string())),
+            },
+        };
+        // The client may be gone.
+        let _ = answer.send(result);
+    }
+}
+
+/// The vectors of a request.
+fn turn(
+    embedder: &mut Embedder,
+    request: EmbeddingsRequest,
+    deadline: Option<Instant>,
+    gone: &dyn Fn() -> bool,
+) -> Result<Vectors, ApiError> {
+    let (dimensions, context) = (request.dimensions, embedder.context_length());
+    if dimensions.is_some_and(|dimensions| dimensions > embedder.dimensions()) {
+        let message =
+            format!("`dimensions` must be from 1 to {}, what this model's vectors have", embedder.dimensions());
+        return Err(ApiError::field("dimensions", message));
+    }
+    let mut texts = Vec::with_capacity(request.texts.len());
+    for (i, text) in request.texts.into_iter().enumerate() {
+        let tokens = match text {
+            Prompt::Text(text) => embedder.tokens(&text),
+            Prompt::Tokens(tokens) => tokens,
+        };
+        if tokens.is_empty() || tokens.len() > context {
+            let n = tokens.len();
+            let message = format!("text {i} of `input` has {n} tokens; it must have 1 to {context}");
+            let error = ApiError::field("input", message);
+            return Err(if n > context { error.coded("context_length_exceeded") } else { error });
+        }
+        texts.push(tokens);
+    }
+    let tokens = texts.iter().map(Vec::len).sum();
+    let (mut vectors, mut rest) = (Vec::with_capacity(texts.len()), texts.as_slice());
+    while !rest.is_empty() {
+        if gone() || deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            return Err(Failure::TimedOut.into());
+        }
+        let mut n_tokens = 0;
+        let fits = rest.iter().take_while(|text| {
+            n_tokens += text.len();
+            n_tokens <= BATCH_TOKENS
+        });
+        let (batch, after) = rest.split_at(fits.count().max(1));
+        rest = after;
+        let made = embedder.embed(batch).map_err(|error| ApiError::field("input", error.to_string()))?;
+        for vector in made {
+            vectors.push(match dimensions {
+                Some(dimensions) => {
+                    let short = embedder.shorten(&vector, dimensions);
+                    short.map_err(|error| ApiError::field("dimensions", error.to_string()))?
+                }
+                None => vector,
+            });
+        }
+    }
+    Ok(Vectors { vectors, tokens })
+}

@@ -1,0 +1,26 @@
+//! The server: connections, routes, answers.
+//!
+//! `listen.rs` takes connections and ends them, `routes.rs` says which path does what and who may, `body.rs` reads what
+//! clients send within bounds of size and time. A file for each endpoint makes a job of a request of
+//! [`api`](crate::api); what comes of it becomes one answer or a stream (`jobs.rs`, `stream.rs`).
+
+mod body;
+mod chat;
+mod completions;
+mod deltas;
+mod embeddings;
+mod jobs;
+mod keys;
+mod limits;
+mod listen;
+mod options;
+mod responses;
+mod routes;
+mod state;
+mod stream;
+mod tokens;
+
+pub use keys::{Keys, KeysError};
+pub use limits::HttpLimits;
+pub use listen::serve;
+pub use options::{Origins, OriginsError, ServeError, ServeOptions};

@@ -1,0 +1,102 @@
+//! What all requests share.
+
+use super::embeddings::Embeddings;
+use super::options::ServeOptions;
+use crate::api::error::ApiError;
+use crate::constrain::{Grammars, Refused};
+use crate::engine::Engine;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{SystemTime, UNIX_EPOCH};
+use tokio::sync::Semaphore;
+
+/// The server's state.
+pub(super) struct State {
+    pub(super) options: ServeOptions,
+    /// Bytes that bodies may take yet.
+    pub(super) body_bytes: Arc<Semaphore>,
+    /// Whether the server is about to end.
+    pub(super) closing: AtomicBool,
+    ready: OnceLock<Ready>,
+    /// Keys random numbers; nobody can tell the next from the last.
+    random: RandomState,
+    drawn: AtomicU64,
+}
+
+/// What there is once the model is loaded.
+pub(super) struct Ready {
+    pub(super) engine: Engine,
+    /// Grammars, or why this model has none.
+    pub(super) grammars: Result<Grammars, Refused>,
+    pub(super) embeddings: Embeddings,
+    /// When the model was loaded, in seconds of Unix time.
+    pub(super) created: u64,
+}
+
+/// Seconds of Unix time.
+pub(super) fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
+}
+
+impl State {
+    pub(super) fn new(options: ServeOptions) -> State {
+        State {
+            body_bytes: Arc::new(Semaphore::new(options.limits.all_bodies_bytes)),
+            closing: AtomicBool::new(false),
+            options,
+            ready: OnceLock::new(),
+            random: RandomState::new(),
+            drawn: AtomicU64::new(0),
+        }
+    }
+
+    /// From now on there is a model.
+    pub(super) fn open(&self, engine: Engine) {
+        let model = engine.model().clone();
+        let (grammars, embeddings) = (Grammars::new(model.tokenizer()), Embeddings::new(model));
+        self.ready.get_or_init(|| Ready { engine, grammars, embeddings, created: now() });
+    }
+
+    /// The model at work.
+    ///
+    /// # Errors
+    /// It is not loaded yet.
+    pub(super) fn ready(&self) -> Result<&Ready, ApiError> {
+        self.ready.get().ok_or_else(|| ApiError::unavailable("the model is being loaded", 2).coded("loading"))
+    }
+
+    /// The same, if `model` is none or the name of ours.
+    pub(super) fn ready_for(&self, model: Option<&str>) -> Result<&Ready, ApiError> {
+        let ready = self.ready()?;
+        match model {
+            Some(name) if name != self.options.name => Err(ApiError::no_model(name)),
+            _ => Ok(ready),
+        }
+    }
+
+    /// Whether requests are answered.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(super) fn health(&self) -> Result<(), ApiError> {
+        let ready = self.ready()?;
+        if self.closing.load(Ordering::Relaxed) {
+            return Err(ApiError::unavailable("the server is shutting down", 1).coded("shutting_down"));
+        }
+        if !ready.engine.healthy() {
+            return Err(ApiError::unavailable("the engine has ended; restart the server", 10).coded("engine_ended"));
+        }
+        Ok(())
+    }
+
+    /// A number that cannot be guessed.
+    pub(super) fn random(&self) -> u64 {
+        self.random.hash_one(self.drawn.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// A new name that begins with `prefix`.
+    pub(super) fn id(&self, prefix: &str) -> String {
+        format!("{prefix}{:016x}{:016x}", self.random(), self.random())
+    }
+}
