@@ -5,6 +5,7 @@ use crate::failure::{Result, Stop};
 use crate::load;
 use crate::output::note;
 use clap::Args;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tritone_server::engine::{EngineOptions, StartError};
@@ -89,17 +90,16 @@ pub fn run(args: &ServeArgs) -> Result<()> {
         limits: HttpLimits::default(),
     };
     let model = args.model.clone();
-    let listening = |address: &str| note(format_args!("listening on {address}"));
+    let listening = |address: SocketAddr| note(format_args!("listening on http://{address}"));
     serve(options, move || load::model(&model), listening).map_err(|error| match error {
         ServeError::Load(stop) => stop,
-        ServeError::Start(StartError::Option { .. }) => Stop::usage(error_text(&error), "tritone serve --help"),
-        other => Stop::runtime(error_text(&other)),
+        ServeError::Start(error @ StartError::Option { .. }) => Stop::usage(error, "tritone serve --help has the options"),
+        ServeError::Start(error) => Stop::runtime(error),
+        ServeError::Bind { address, source } => {
+            Stop::runtime(format_args!("cannot listen on {address}: {source}; --host and --port choose another address"))
+        }
+        ServeError::System(error) => Stop::runtime(format_args!("the system refused what a server needs: {error}")),
     })
-}
-
-/// The error as a sentence; why there is no model has its own.
-fn error_text(error: &ServeError<Stop>) -> String {
-    error.to_string()
 }
 
 /// What a model is called whose user did not say.

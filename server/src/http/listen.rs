@@ -12,12 +12,16 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::runtime::Runtime;
+use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
+use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tokio_io_timeout::TimeoutStream;
 use tritone_runtime::model::Model;
@@ -31,36 +35,58 @@ const BUFFER: usize = 64 << 10;
 /// Answers that are complete may take as long to be written when the server is to end.
 const LAST_WRITES: Duration = Duration::from_secs(5);
 
-/// Serves the model that `load` gives until a signal comes (SIGTERM, or Ctrl-C), and then lets answers finish.
-///
-/// `ready` is told what happens: the address, once it is had.
+/// Serves the model that `load` gives until a signal comes (SIGTERM, or Ctrl-C), and then lets answers finish; a second
+/// signal ends them. `ready` is told the address once it is had; the model is loaded then.
 ///
 /// # Errors
 /// The address cannot be had, there is no model, or it cannot be run as it should.
 pub fn serve<E: Send + 'static>(
     options: ServeOptions,
     load: impl FnOnce() -> Result<Model, E> + Send + 'static,
-    ready: impl FnOnce(&str),
+    ready: impl FnOnce(SocketAddr),
 ) -> Result<(), ServeError<E>> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(CONNECTION_THREADS)
-        .max_blocking_threads(REQUEST_THREADS)
-        .thread_name("tritone-http")
-        .enable_all()
-        .build()
-        .map_err(ServeError::System)?;
-    let result = runtime.block_on(run(options, load, ready));
+    let runtime = runtime().map_err(ServeError::System)?;
+    let (stop, stopped) = mpsc::unbounded_channel();
+    let watch = async move { tell_signals(&stop) };
+    let watching = runtime.block_on(watch).map_err(ServeError::System)?;
+    let result = runtime.block_on(run(options, load, stopped, ready));
+    watching.abort();
     // What is left had its time.
     runtime.shutdown_background();
     result
 }
 
+/// As [`serve`], but what comes out of `stop` takes the place of signals; its end is one, too.
+///
+/// # Errors
+/// As [`serve`].
+pub fn serve_until<E: Send + 'static>(
+    options: ServeOptions,
+    load: impl FnOnce() -> Result<Model, E> + Send + 'static,
+    stop: UnboundedReceiver<()>,
+    ready: impl FnOnce(SocketAddr),
+) -> Result<(), ServeError<E>> {
+    let runtime = runtime().map_err(ServeError::System)?;
+    let result = runtime.block_on(run(options, load, stop, ready));
+    runtime.shutdown_background();
+    result
+}
+
+fn runtime() -> io::Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(CONNECTION_THREADS)
+        .max_blocking_threads(REQUEST_THREADS)
+        .thread_name("tritone-http")
+        .enable_all()
+        .build()
+}
+
 async fn run<E: Send + 'static>(
     options: ServeOptions,
     load: impl FnOnce() -> Result<Model, E> + Send + 'static,
-    ready: impl FnOnce(&str),
+    mut stop: UnboundedReceiver<()>,
+    ready: impl FnOnce(SocketAddr),
 ) -> Result<(), ServeError<E>> {
-    let mut signals = Signals::new().map_err(ServeError::System)?;
     let bind = |source| ServeError::Bind { address: format!("{}:{}", options.host, options.port), source };
     let listener = TcpListener::bind((options.host.as_str(), options.port)).await.map_err(bind)?;
     let address = listener.local_addr().map_err(ServeError::System)?;
@@ -71,7 +97,7 @@ async fn run<E: Send + 'static>(
     let (alive, mut gone) = mpsc::channel::<()>(1);
     let connections = Connections { state: Arc::clone(&state), router: router(&state), closed, alive };
     tokio::spawn(connections.take(listener));
-    ready(&format!("http://{address}"));
+    ready(address);
 
     // A thread that nobody waits for: a signal ends the server while it loads, too.
     let (loaded, model) = oneshot::channel();
@@ -80,58 +106,51 @@ async fn run<E: Send + 'static>(
     thread.spawn(move || drop(loaded.send(load()))).map_err(ServeError::System)?;
     let model = tokio::select! {
         model = model => model.map_err(|_| ServeError::System(io::Error::other("the thread that loads failed")))?,
-        () = signals.next() => return Ok(()),
+        _ = stop.recv() => return Ok(()),
     };
     let engine = Engine::start(model.map_err(ServeError::Load)?, &engine_options).map_err(ServeError::Start)?;
     state.open(engine.clone());
-    signals.next().await;
+    stop.recv().await;
 
     state.closing.store(true, Ordering::Relaxed);
     // Connections may have ended already.
     let _ = closing.send(true);
     tokio::select! {
         () = engine.shutdown(grace) => {}
-        () = signals.next() => engine.shutdown(Duration::ZERO).await,
+        _ = stop.recv() => engine.shutdown(Duration::ZERO).await,
     }
     let _ = timeout(LAST_WRITES, gone.recv()).await;
     Ok(())
 }
 
-/// Signals that ask for the end.
-struct Signals {
-    #[cfg(unix)]
-    interrupt: tokio::signal::unix::Signal,
-    #[cfg(unix)]
-    terminate: tokio::signal::unix::Signal,
+/// Tells of each signal that asks for the end.
+#[cfg(unix)]
+fn tell_signals(stop: &UnboundedSender<()>) -> io::Result<JoinHandle<()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let stop = stop.clone();
+    Ok(tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            if stop.send(()).is_err() {
+                return;
+            }
+        }
+    }))
 }
 
-impl Signals {
-    #[cfg(unix)]
-    fn new() -> io::Result<Signals> {
-        use tokio::signal::unix::{SignalKind, signal};
-        Ok(Signals { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
-    }
-
-    #[cfg(unix)]
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
-    }
-
-    #[cfg(not(unix))]
-    fn new() -> io::Result<Signals> {
-        Ok(Signals {})
-    }
-
-    #[cfg(not(unix))]
-    async fn next(&mut self) {
-        // Where Ctrl-C cannot be heard, the system ends the process.
-        if tokio::signal::ctrl_c().await.is_err() {
-            std::future::pending().await
-        }
-    }
+/// Tells of each Ctrl-C.
+#[cfg(not(unix))]
+fn tell_signals(stop: &UnboundedSender<()>) -> io::Result<JoinHandle<()>> {
+    let stop = stop.clone();
+    Ok(tokio::spawn(async move {
+        while tokio::signal::ctrl_c().await.is_ok() && stop.send(()).is_ok() {}
+        // Where Ctrl-C cannot be heard the system ends the process, and not we.
+        stop.closed().await;
+    }))
 }
 
 /// What connections share. The last one that is dropped tells that all have ended.

@@ -22,5 +22,5 @@ mod tokens;
 
 pub use keys::{Keys, KeysError};
 pub use limits::HttpLimits;
-pub use listen::serve;
+pub use listen::{serve, serve_until};
 pub use options::{Origins, OriginsError, ServeError, ServeOptions};

@@ -70,7 +70,6 @@ impl Origins {
 
 /// Why a server ended, or did not begin. `E` is why there is no model.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum ServeError<E> {
     /// The model was not loaded.
     #[error("the model was not loaded")]
