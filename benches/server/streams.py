@@ -63,7 +63,7 @@ async def stream(port, model, prompt, tokens):
     status = await reader.readline()
     if b" 200 " not in status:
         sys.exit(f"the server answered {status.decode().strip()}: {(await reader.read()).decode(errors='replace')}")
-    while line := await reader.readline():
+    while (line := await reader.readline()) and line != b"data: [DONE]\n":
         if line.startswith(b"data: {"):
             part = json.loads(line[6:])
             if "error" in part:
@@ -112,11 +112,7 @@ class Bench:
 
 
 async def measure(server, options):
-    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-    writer.write(b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-    answer = (await reader.read()).partition(b"\r\n\r\n")[2]
-    writer.close()
-    model = json.loads(answer)["data"][0]["id"]
+    model = server.model()
     bench = Bench(server.port, model, options)
     await bench.rate(options.streams)
     rounds = []

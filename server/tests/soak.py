@@ -18,7 +18,6 @@ import socket
 import statistics
 import sys
 import time
-import urllib.request
 
 from tritone_server import Server
 
@@ -302,8 +301,7 @@ def main():
     given = ["--parallel", options.parallel, "--max-queue", 2 * options.clients]
     given += ["--model", options.model] if options.model else []
     with Server(*given) as server:
-        with urllib.request.urlopen(f"{server.url}/v1/models") as response:
-            model = json.load(response)["data"][0]["id"]
+        model = server.model()
         soak = Soak(server, options, [Kind(number, model, options.seed) for number in range(options.kinds)])
         asyncio.run(soak.run())
         memory = soak.judge_memory()

@@ -1,5 +1,6 @@
 """A `tritone serve` process of our own, for tests and benchmarks that look at it from outside."""
 
+import json
 import os
 import pathlib
 import re
@@ -67,6 +68,11 @@ class Server:
                 return response.status == 200
         except (urllib.error.URLError, OSError):
             return False
+
+    def model(self):
+        """The name of its model; only without a key."""
+        with urllib.request.urlopen(f"{self.url}/v1/models", timeout=10) as response:
+            return json.load(response)["data"][0]["id"]
 
     def metrics(self):
         """The numbers without labels that /metrics has, by name."""
