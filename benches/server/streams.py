@@ -30,7 +30,7 @@ def arguments():
     parser.add_argument("-r", type=int, default=5, help="rounds")
     parser.add_argument("--long", type=int, default=2000, help="tokens of the long prompt")
     parser.add_argument("--short", type=int, default=8, help="tokens of a short prompt")
-    parser.add_argument("--chunk", type=int, default=128, help="tokens of a prompt that the server reads in one step")
+    parser.add_argument("--chunk", type=int, default=64, help="tokens of a prompt that the server reads in one step")
     parser.add_argument("--json", action="store_true", help="every measurement instead of the tables")
     parser.add_argument("options", nargs="*", help="further options for the server, after --")
     return parser.parse_args()

@@ -28,11 +28,11 @@ class Server:
     As a context manager it fails where the server did not end with status 0.
     """
 
-    def __init__(self, *options, program=None, port=0):
+    def __init__(self, *options, program=None, port=0, key=None):
         self.log = tempfile.NamedTemporaryFile(prefix="tritone-serve-", suffix=".log")
         arguments = [program or command(), "serve", "--host", "127.0.0.1", "--port", str(port), *map(str, options)]
         self.process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
-        self.port = None
+        self.port, self.key = None, key
         try:
             self._wait()
         except BaseException:
@@ -69,16 +69,22 @@ class Server:
         except (urllib.error.URLError, OSError):
             return False
 
+    def ask(self, path, body=None):
+        """The text that comes back from a path; a body is sent as JSON."""
+        headers = {"Content-Type": "application/json"}
+        if self.key:
+            headers["Authorization"] = f"Bearer {self.key}"
+        data = None if body is None else json.dumps(body).encode()
+        with urllib.request.urlopen(urllib.request.Request(self.url + path, data, headers), timeout=60) as response:
+            return response.read().decode()
+
     def model(self):
-        """The name of its model; only without a key."""
-        with urllib.request.urlopen(f"{self.url}/v1/models", timeout=10) as response:
-            return json.load(response)["data"][0]["id"]
+        """The name of its model."""
+        return json.loads(self.ask("/v1/models"))["data"][0]["id"]
 
     def metrics(self):
         """The numbers without labels that /metrics has, by name."""
-        with urllib.request.urlopen(f"{self.url}/metrics", timeout=10) as response:
-            lines = response.read().decode().splitlines()
-        pairs = (line.split() for line in lines if not line.startswith("#"))
+        pairs = (line.split() for line in self.ask("/metrics").splitlines() if not line.startswith("#"))
         return {pair[0]: float(pair[1]) for pair in pairs if len(pair) >= 2 and "{" not in pair[0]}
 
     def resident_bytes(self):

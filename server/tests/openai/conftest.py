@@ -1,5 +1,6 @@
 """One server for all tests, and clients that speak with it."""
 
+import json
 import pathlib
 import secrets
 import sys
@@ -22,7 +23,7 @@ def server(key, tmp_path_factory):
     keys = tmp_path_factory.mktemp("keys") / "keys"
     keys.write_text(key + "\n")
     keys.chmod(0o600)
-    with Server("--api-key-file", keys) as server:
+    with Server("--api-key-file", keys, key=key) as server:
         yield server
     assert key not in server.said(), "the server wrote a key to its log"
 
@@ -48,5 +49,15 @@ def chat(client, model):
         if "max_completion_tokens" not in fields:
             fields.setdefault("max_tokens", 24)
         return client.chat.completions.create(model=model, **fields)
+
+    return ask
+
+
+@pytest.fixture(scope="session")
+def tokens_of(server):
+    """The tokens of a text, without those that begin or end one."""
+
+    def ask(text):
+        return json.loads(server.ask("/tokenize", {"content": text}))["tokens"]
 
     return ask
