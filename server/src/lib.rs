@@ -3,4 +3,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod constrain;
 pub mod engine;
+pub mod metrics;
+pub mod page;

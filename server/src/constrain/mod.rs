@@ -1,0 +1,110 @@
+//! Answers of a given form: JSON, JSON of a schema, calls of tools.
+//!
+//! [`Grammars`] is made once for a model, a [`Grammar`] for each request, and a
+//! [`Constraint`](crate::engine::job::Constraint) for its answers. `llguidance` says which tokens may come next.
+
+mod answer;
+mod automaton;
+mod form;
+mod parser;
+mod rules;
+mod schema;
+mod tools;
+mod vocabulary;
+mod ways;
+
+use llguidance::TokenParser;
+use serde_json::Value;
+use std::sync::Arc;
+
+use crate::engine::job::Constraint;
+use answer::Answer;
+use vocabulary::Vocabulary;
+use ways::{Reading, Ways};
+
+pub use tools::{Piece, Tool, ToolCall, ToolChoice, ToolReader, Tools};
+
+/// Why a form cannot be asked for: a sentence for whoever sent the request.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Refused(String);
+
+impl Refused {
+    fn new(what: impl Into<String>) -> Self {
+        Self(what.into())
+    }
+
+    fn internal(error: impl ToString) -> Self {
+        Self(format!("the grammar failed: {}", error.to_string().lines().next().unwrap_or_default()))
+    }
+}
+
+/// What an answer must be.
+#[derive(Clone, Copy, Debug)]
+pub enum Format<'a> {
+    /// Any text.
+    Text,
+    /// A JSON object.
+    JsonObject,
+    /// JSON that is valid under this schema.
+    JsonSchema(&'a Value),
+}
+
+/// Makes grammars for the vocabulary of one model.
+pub struct Grammars {
+    vocabulary: Arc<Vocabulary>,
+}
+
+impl Grammars {
+    /// Lays out the vocabulary.
+    ///
+    /// # Errors
+    /// A vocabulary with more than 4 MiB of text.
+    pub fn new(tokenizer: &tritone_runtime::tokenizer::Tokenizer) -> Result<Self, Refused> {
+        Ok(Self { vocabulary: Arc::new(Vocabulary::new(tokenizer)?) })
+    }
+
+    /// The grammar of a form; nothing for text without tools, which has none. With tools an answer is of this form or
+    /// calls, whatever their choice says.
+    ///
+    /// # Errors
+    /// A schema that is wrong, too large, or says what is not supported.
+    pub fn compile(&self, format: Format<'_>, tools: Option<&Tools>) -> Result<Option<Grammar>, Refused> {
+        let Some(rules) = form::rules(format, tools)? else {
+            return Ok(None);
+        };
+        let vocabulary = Arc::clone(&self.vocabulary);
+        let ways = Arc::new(Ways::new(&rules, &vocabulary)?);
+        let factory = &vocabulary.factory;
+        let grammar = parser::grammar(&rules, &ways)?;
+        let mut parser = factory.create_parser_from_init(grammar, 0, 0).map_err(Refused::internal)?;
+        parser.start_without_prompt();
+        Ok(Some(Grammar { vocabulary, ways, parser }))
+    }
+}
+
+/// The form of the answers to a request.
+pub struct Grammar {
+    vocabulary: Arc<Vocabulary>,
+    ways: Arc<Ways>,
+    parser: TokenParser,
+}
+
+impl Grammar {
+    /// For answers of at most `budget` tokens, the end token among them: they are complete by then.
+    ///
+    /// # Errors
+    /// A budget in which no answer of this form can be written.
+    pub fn constraint(&self, budget: usize) -> Result<Box<dyn Constraint>, Refused> {
+        let end = usize::from(!self.vocabulary.ends.is_empty());
+        let smallest = self.ways.smallest() + end;
+        if smallest > budget {
+            return Err(Refused::new(format!(
+                "the smallest answer of the form asked for may take {smallest} tokens, and there are {budget}; raise \
+                 `max_tokens`, or shorten the prompt or the schema"
+            )));
+        }
+        let reading = Reading::new(Arc::clone(&self.ways));
+        Ok(Box::new(Answer::new(self.parser.deep_clone(), reading, Arc::clone(&self.vocabulary), budget)))
+    }
+}

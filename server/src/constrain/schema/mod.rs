@@ -1,0 +1,610 @@
+//! JSON schemas as rules.
+//!
+//! What the rules allow is valid under the schema; not all that is valid is allowed:
+//!
+//! - there is no white space but single spaces after commas and colons;
+//! - properties come in the order in which the schema names them;
+//! - properties that the schema does not name are written only where it has no `properties` or says
+//!   `additionalProperties` itself, and so with items after `prefixItems`;
+//! - a schema without `type` that has keywords for some types allows only those;
+//! - numbers and formats are written in one plain way (see `number`, `text`).
+//!
+//! A keyword that restricts values and is not supported is refused by name. A schema is seen as a set of parts that must
+//! all hold: a schema object, what it refers to, and what is in its `allOf`. A set becomes one rule, so that recursion
+//! through `$ref` ends; `anyOf` and `oneOf` become alternatives, each the set with one member more. For `oneOf` the members
+//! must be known to exclude each other (`exclusive`).
+
+mod exclusive;
+mod keywords;
+mod number;
+mod text;
+
+use serde_json::Value;
+use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
+use std::sync::LazyLock;
+
+use super::Refused;
+use super::rules::{Lexeme, RegexKind, Rules, Symbol};
+use keywords::{ARRAY, BOOLEAN, FRACTION, INTEGER, Keywords, NULL, OBJECT, Place, STRING};
+use llguidance::derivre::RegexAst;
+use number::Numbers;
+use text::Texts;
+pub(super) use text::{in_string, of_length, quoted};
+
+/// A schema with more values and texts than these is refused.
+const MAX_VALUES: usize = 20_000;
+const MAX_BYTES: usize = 256 << 10;
+/// A parser of JSON that is not told otherwise goes no deeper.
+const MAX_DEPTH: usize = 128;
+const MAX_PATTERN: usize = 1_000;
+/// Parts that must hold at once.
+const MAX_PARTS: usize = 200;
+/// Comparisons of values with schemas, and of schemas with each other.
+const MAX_WORK: usize = 100_000;
+/// Counts above this are as good as none: an answer has no room for them.
+const MAX_COUNT: u64 = 1 << 20;
+
+static AN_OBJECT: LazyLock<Value> = LazyLock::new(|| serde_json::json!({"type": "object"}));
+static NO_ARGUMENTS: LazyLock<Value> =
+    LazyLock::new(|| serde_json::json!({"type": "object", "properties": {}, "additionalProperties": false}));
+
+/// The schema of any object.
+pub(super) fn an_object() -> &'static Value {
+    &AN_OBJECT
+}
+
+/// The schema of the empty object.
+pub(super) fn no_arguments() -> &'static Value {
+    &NO_ARGUMENTS
+}
+
+/// One of the schema objects that must hold.
+#[derive(Clone, Debug)]
+struct Part<'a> {
+    keywords: Rc<Keywords<'a>>,
+    /// Whether its `anyOf` is still to be decided.
+    any_of: bool,
+    /// Whether its `oneOf` is.
+    one_of: bool,
+}
+
+impl Part<'_> {
+    fn matters(&self) -> bool {
+        self.any_of || self.one_of || self.keywords.says_something()
+    }
+
+    fn key(&self) -> (usize, bool, bool) {
+        (std::ptr::from_ref(self.keywords.place.schema) as usize, self.any_of, self.one_of)
+    }
+}
+
+/// Makes rules of schemas.
+pub(super) struct Schemas<'a, 'r> {
+    rules: &'r mut Rules,
+    /// The keywords of schema objects, by address.
+    read: HashMap<usize, Rc<Keywords<'a>>>,
+    /// The rule of each set of parts.
+    known: HashMap<Vec<(usize, bool, bool)>, usize>,
+    /// Rules without alternatives yet.
+    open: Vec<(usize, Vec<Part<'a>>)>,
+    any: Option<Symbol>,
+    /// What is left of [`MAX_WORK`].
+    work: usize,
+}
+
+impl<'a, 'r> Schemas<'a, 'r> {
+    pub(super) fn new(rules: &'r mut Rules) -> Self {
+        Self { rules, read: HashMap::new(), known: HashMap::new(), open: Vec::new(), any: None, work: MAX_WORK }
+    }
+
+    /// Pays for comparing schemas and values.
+    fn pay(&mut self, work: usize, at: &str) -> Result<(), Refused> {
+        self.work = self.work.checked_sub(work).ok_or_else(|| {
+            Refused::new(format!("the schema cannot be used: `oneOf` or `enum` takes too long to check, at {at}"))
+        })?;
+        Ok(())
+    }
+
+    /// The symbol for values that are valid under all of these schemas, which errors call `at`. Its rules are there after
+    /// [`finish`](Self::finish).
+    ///
+    /// # Errors
+    /// A schema that is too large, or wrong.
+    pub(super) fn symbol(&mut self, schemas: &[&'a Value], at: &str) -> Result<Symbol, Refused> {
+        let places = schemas.iter().map(|&schema| Place { schema, document: schema, at: format!("{at}#").into() });
+        let places: Vec<Place> = places.collect();
+        for place in &places {
+            check_size(place)?;
+        }
+        let symbol = self.symbol_of(places)?;
+        self.rules.needed.push((symbol, format!("{at}#")));
+        Ok(symbol)
+    }
+
+    /// Makes the rules.
+    ///
+    /// # Errors
+    /// What is not supported, and rules without end.
+    pub(super) fn finish(mut self) -> Result<(), Refused> {
+        while let Some((rule, parts)) = self.open.pop() {
+            self.rules.rules[rule] = self.alternatives(&parts)?;
+        }
+        Ok(())
+    }
+
+    fn symbol_of(&mut self, places: Vec<Place<'a>>) -> Result<Symbol, Refused> {
+        match self.expand(places)? {
+            Some(parts) => self.symbol_of_parts(parts),
+            None => self.rules.rule(Vec::new()),
+        }
+    }
+
+    fn symbol_of_parts(&mut self, mut parts: Vec<Part<'a>>) -> Result<Symbol, Refused> {
+        parts.retain(Part::matters);
+        if parts.is_empty() {
+            return self.any();
+        }
+        let mut key: Vec<_> = parts.iter().map(Part::key).collect();
+        key.sort_unstable();
+        key.dedup();
+        if let Some(&rule) = self.known.get(&key) {
+            return Ok(Symbol::Rule(rule));
+        }
+        let mut seen = HashSet::new();
+        parts.retain(|part| seen.insert(part.key()));
+        if parts.len() > MAX_PARTS {
+            let at = &parts[0].keywords.place.at;
+            return Err(Refused::new(format!("the schema cannot be used: too much must hold at once, at {at}")));
+        }
+        let rule = self.rules.reserve()?;
+        self.known.insert(key, rule);
+        self.open.push((rule, parts));
+        Ok(Symbol::Rule(rule))
+    }
+
+    fn keywords(&mut self, place: Place<'a>) -> Result<Rc<Keywords<'a>>, Refused> {
+        let address = std::ptr::from_ref(place.schema) as usize;
+        if let Some(keywords) = self.read.get(&address) {
+            return Ok(Rc::clone(keywords));
+        }
+        let keywords = Rc::new(Keywords::read(place)?);
+        self.read.insert(address, Rc::clone(&keywords));
+        Ok(keywords)
+    }
+
+    /// All parts that must hold where these schemas do; nothing if one of them is `false`.
+    fn expand(&mut self, places: Vec<Place<'a>>) -> Result<Option<Vec<Part<'a>>>, Refused> {
+        let mut parts = Vec::new();
+        let mut seen = HashSet::new();
+        let mut open: Vec<Place> = places;
+        open.reverse();
+        while let Some(place) = open.pop() {
+            match place.schema {
+                Value::Bool(true) => continue,
+                Value::Bool(false) => return Ok(None),
+                _ => {}
+            }
+            if !seen.insert(std::ptr::from_ref(place.schema)) {
+                continue;
+            }
+            let keywords = self.keywords(place)?;
+            let place = &keywords.place;
+            for (i, schema) in keywords.all_of.iter().enumerate().rev() {
+                open.push(place.below(schema, format_args!("allOf/{i}")));
+            }
+            if let Some(reference) = keywords.reference {
+                open.push(referred(place, reference)?);
+            }
+            let (any_of, one_of) = (keywords.any_of.is_some(), keywords.one_of.is_some());
+            parts.push(Part { any_of, one_of, keywords });
+        }
+        Ok(Some(parts))
+    }
+
+    fn alternatives(&mut self, parts: &[Part<'a>]) -> Result<Vec<Vec<Symbol>>, Refused> {
+        let Some(choice) = parts.iter().position(|part| part.any_of || part.one_of) else {
+            return self.plain(parts);
+        };
+        let mut alternatives = Vec::new();
+        let mut seen = HashSet::new();
+        for option in self.options(parts, choice)?.into_iter().flatten() {
+            let symbol = self.symbol_of_parts(option)?;
+            if seen.insert(symbol) {
+                alternatives.push(vec![symbol]);
+            }
+        }
+        if !parts[choice].any_of {
+            self.check_exclusive(parts, choice)?;
+        }
+        Ok(alternatives)
+    }
+
+    /// The sets of parts that the choice of one of them leads to; nothing for members that are `false`.
+    fn options(&mut self, parts: &[Part<'a>], choice: usize) -> Result<Vec<Option<Vec<Part<'a>>>>, Refused> {
+        let keywords = Rc::clone(&parts[choice].keywords);
+        let any_of = parts[choice].any_of;
+        let (name, members) = if any_of { ("anyOf", keywords.any_of) } else { ("oneOf", keywords.one_of) };
+        let mut rest = parts.to_vec();
+        if any_of {
+            rest[choice].any_of = false;
+        } else {
+            rest[choice].one_of = false;
+        }
+        let mut options = Vec::new();
+        for (i, member) in members.unwrap_or_default().iter().enumerate() {
+            let place = keywords.place.below(member, format_args!("{name}/{i}"));
+            let added = self.expand(vec![place])?;
+            options.push(added.map(|added| rest.iter().cloned().chain(added).collect()));
+        }
+        Ok(options)
+    }
+
+    /// The alternatives of parts without `anyOf` and `oneOf`.
+    fn plain(&mut self, parts: &[Part<'a>]) -> Result<Vec<Vec<Symbol>>, Refused> {
+        if let Some(values) = self.listed(parts)? {
+            let mut seen = HashSet::new();
+            let mut texts: Vec<String> = values.into_iter().map(Value::to_string).collect();
+            texts.retain(|text| seen.insert(text.clone()));
+            return Ok(if texts.is_empty() { vec![] } else { vec![vec![self.rules.literals(texts, false)]] });
+        }
+        let types = written_types(parts);
+        let mut alternatives = Vec::new();
+        let mut words = Vec::new();
+        if types & NULL != 0 {
+            words.push("null".to_owned());
+        }
+        if types & BOOLEAN != 0 {
+            words.extend(["true".to_owned(), "false".to_owned()]);
+        }
+        if !words.is_empty() {
+            alternatives.push(vec![self.rules.literals(words, false)]);
+        }
+        if types & INTEGER != 0 {
+            alternatives.push(vec![self.number(parts, types & FRACTION == 0)]);
+        }
+        if types & STRING != 0 {
+            alternatives.push(vec![self.text(parts)?]);
+        }
+        if types & ARRAY != 0 {
+            alternatives.push(self.array(parts)?);
+        }
+        if types & OBJECT != 0 {
+            alternatives.push(self.object(parts)?);
+        }
+        Ok(alternatives)
+    }
+
+    /// The values of `enum` and `const` that all parts allow, if there is such a keyword.
+    fn listed(&mut self, parts: &[Part<'a>]) -> Result<Option<Vec<&'a Value>>, Refused> {
+        let Some(first) = parts.iter().find(|part| part.keywords.values.is_some()) else {
+            return Ok(None);
+        };
+        let mut values: Vec<&Value> = Vec::new();
+        for &value in first.keywords.values.iter().flatten() {
+            for part in parts {
+                let patterns = usize::from(part.keywords.pattern.is_some() || part.keywords.format.is_some());
+                let others = part.keywords.values.as_ref().map_or(0, Vec::len);
+                self.pay(1 + 20 * patterns + others / 16, &part.keywords.place.at)?;
+            }
+            if parts.iter().all(|part| exclusive::holds(&part.keywords, value)) {
+                values.push(value);
+            }
+        }
+        Ok(Some(values))
+    }
+
+    fn number(&mut self, parts: &[Part<'a>], integer: bool) -> Symbol {
+        let mut numbers = Numbers { integer, ..Numbers::default() };
+        for part in parts {
+            numbers.lower.extend(part.keywords.lower.iter().cloned());
+            numbers.upper.extend(part.keywords.upper.iter().cloned());
+            numbers.divisors.extend(part.keywords.divisor);
+        }
+        self.rules.lexeme(format!("{numbers:?}"), || Lexeme::Regex { regex: numbers.regex(), kind: RegexKind::Other })
+    }
+
+    fn text(&mut self, parts: &[Part<'a>]) -> Result<Symbol, Refused> {
+        let mut texts = Texts::default();
+        for part in parts {
+            let keywords = &part.keywords;
+            texts.min_length = texts.min_length.max(keywords.min_length);
+            texts.max_length = [texts.max_length, keywords.max_length].into_iter().flatten().min();
+            texts.formats.extend(keywords.format);
+            if let Some(pattern) = keywords.pattern {
+                let at = &keywords.place.at;
+                if pattern.len() > MAX_PATTERN {
+                    return Err(Refused::new(format!(
+                        "the schema cannot be used: `pattern` has more than {MAX_PATTERN} bytes, at {at}"
+                    )));
+                }
+                text::check_pattern(pattern).map_err(|why| {
+                    Refused::new(format!("the schema cannot be used: `pattern` is not supported ({why}), at {at}"))
+                })?;
+                texts.patterns.push(pattern);
+            }
+        }
+        if texts.max_length.is_some_and(|max| max < texts.min_length) {
+            return self.rules.rule(Vec::new());
+        }
+        Ok(self.rules.lexeme(format!("{texts:?}"), || texts.lexeme()))
+    }
+
+    fn array(&mut self, parts: &[Part<'a>]) -> Result<Vec<Symbol>, Refused> {
+        let all = || parts.iter().map(|part| &part.keywords);
+        let min = all().map(|keywords| keywords.min_items).max().unwrap_or(0).min(MAX_COUNT) as u32;
+        let max = all().filter_map(|keywords| keywords.max_items).min();
+        let mut max = max.filter(|&max| max <= MAX_COUNT).map_or(u32::MAX, |max| max as u32);
+        let prefix = all().map(|keywords| keywords.prefix.len()).max().unwrap_or(0);
+        let (open, close) = (self.rules.literal("[", false), self.rules.literal("]", false));
+        let comma = self.rules.literal(",", true);
+        let mut items = Vec::new();
+        for i in 0..prefix {
+            items.push(self.item(parts, i)?);
+        }
+        // Only what the schema says something about follows the first items.
+        let rest_is_open = prefix == 0 || all().any(|keywords| keywords.items.is_some());
+        let rest = if rest_is_open { Some(self.item(parts, prefix)?) } else { None };
+        if rest.is_none() {
+            max = max.min(prefix as u32);
+        }
+        if min > max {
+            let none = self.rules.rule(Vec::new())?;
+            return Ok(vec![none]);
+        }
+        let mut end = match rest {
+            Some(item) if max > prefix as u32 => {
+                let after = prefix as u32;
+                let left = if max == u32::MAX { max } else { max - after };
+                let min = min.saturating_sub(after);
+                if prefix == 0 {
+                    let more = left.saturating_sub(if left == u32::MAX { 0 } else { 1 });
+                    let more = self.rules.repeat(vec![comma, item], min.saturating_sub(1), more)?;
+                    let some = vec![item, more];
+                    self.rules.rule(if min == 0 { vec![vec![], some] } else { vec![some] })?
+                } else {
+                    self.rules.repeat(vec![comma, item], min, left)?
+                }
+            }
+            _ => self.rules.rule(vec![vec![]])?,
+        };
+        for (i, &item) in items.iter().enumerate().take(max as usize).rev() {
+            let some = if i == 0 { vec![item, end] } else { vec![comma, item, end] };
+            end = self.rules.rule(if (i as u32) < min { vec![some] } else { vec![vec![], some] })?;
+        }
+        Ok(vec![open, end, close])
+    }
+
+    /// Item `i`, which is at most one after the first items.
+    fn item(&mut self, parts: &[Part<'a>], i: usize) -> Result<Symbol, Refused> {
+        let mut places = Vec::new();
+        for Part { keywords, .. } in parts {
+            match (keywords.prefix.get(i), keywords.items) {
+                (Some(schema), _) => places.push(keywords.place.below(schema, format_args!("prefixItems/{i}"))),
+                (None, Some(schema)) => places.push(keywords.place.below(schema, "items")),
+                (None, None) => {}
+            }
+        }
+        self.symbol_of(places)
+    }
+
+    fn object(&mut self, parts: &[Part<'a>]) -> Result<Vec<Symbol>, Refused> {
+        let all = || parts.iter().map(|part| &part.keywords);
+        let mut names: Vec<&str> = Vec::new();
+        let mut required: HashSet<&str> = HashSet::new();
+        let mut named: HashSet<&str> = HashSet::new();
+        for keywords in all() {
+            let own = keywords.properties.iter().flat_map(|properties| properties.keys().map(String::as_str));
+            names.extend(own.filter(|&name| named.insert(name)));
+        }
+        for keywords in all() {
+            for &name in &keywords.required {
+                required.insert(name);
+                if named.insert(name) {
+                    names.push(name);
+                }
+            }
+        }
+        let additional = if others_are_written(parts) { Some(self.property(parts, None)?) } else { None };
+        let count = |count: u64| count.min(MAX_COUNT) as u32;
+        let min = count(all().map(|keywords| keywords.min_properties).max().unwrap_or(0));
+        let max = all().filter_map(|keywords| keywords.max_properties).min().map_or(u32::MAX, count);
+        let (needed, possible) = (required.len() as u32, names.len() as u32);
+        let others = additional.is_some();
+        // One property more than those that are needed is another one. Of two more the second may be the first again.
+        let one_more = min == needed + 1 && (needed == possible || needed == 0);
+        let unclear = if min > needed && !one_more {
+            Some(("minProperties", "needs more properties than `required` names"))
+        } else if needed < possible && (max < possible || (others && max != u32::MAX)) {
+            Some(("maxProperties", "beside optional properties is not supported"))
+        } else {
+            None
+        };
+        if let Some((keyword, why)) = unclear {
+            let at = &parts[0].keywords.place.at;
+            return Err(Refused::new(format!("the schema cannot be used: `{keyword}` {why}, at {at}")));
+        }
+        let (open, close) = (self.rules.literal("{", false), self.rules.literal("}", false));
+        if needed > max {
+            let none = self.rules.rule(Vec::new())?;
+            return Ok(vec![none]);
+        }
+        let others = match additional {
+            Some(value) if max > needed => {
+                let left = if max == u32::MAX { max } else { max - needed };
+                Some((self.other_key(&names), value, left))
+            }
+            _ => None,
+        };
+        let mut members = Vec::new();
+        for &name in &names {
+            let key = self.rules.literal(&format!("{}:", Value::from(name)), true);
+            members.push((key, self.property(parts, Some(name))?, required.contains(name)));
+        }
+        let members = self.members(&members, others, min > needed)?;
+        Ok(vec![open, members, close])
+    }
+
+    /// Named members in order, and then others: key, value, and how many. `one_more`: there is one more than those that
+    /// are required, and these are all that are named, or none.
+    fn members(
+        &mut self,
+        named: &[(Symbol, Symbol, bool)],
+        others: Option<(Symbol, Symbol, u32)>,
+        one_more: bool,
+    ) -> Result<Symbol, Refused> {
+        let comma = self.rules.literal(",", true);
+        let any_required = named.iter().any(|(.., required)| *required);
+        // What may come at the end where there is no member yet, and where there is one.
+        let (least_first, least_later) = (u32::from(one_more), u32::from(one_more && any_required));
+        let end = |least: u32| if least == 0 { vec![vec![]] } else { vec![] };
+        let (mut first, mut later) = match others {
+            None => (self.rules.rule(end(least_first))?, self.rules.rule(end(least_later))?),
+            Some((key, value, max)) => {
+                let later = self.rules.repeat(vec![comma, key, value], least_later, max)?;
+                let more = if max == u32::MAX { max } else { max - 1 };
+                let more = self.rules.repeat(vec![comma, key, value], 0, more)?;
+                let mut alternatives = end(least_first);
+                alternatives.push(vec![key, value, more]);
+                (self.rules.rule(alternatives)?, later)
+            }
+        };
+        // `first`: what may come where there is no member yet; `later`: where there is one.
+        for &(key, value, required) in named.iter().rev() {
+            let (mut as_first, mut as_later) = (vec![vec![key, value, later]], vec![vec![comma, key, value, later]]);
+            if !required {
+                as_first.push(vec![first]);
+                as_later.push(vec![later]);
+            }
+            first = self.rules.rule(as_first)?;
+            later = self.rules.rule(as_later)?;
+        }
+        Ok(first)
+    }
+
+    /// The value of a property, or of those that no part names.
+    fn property(&mut self, parts: &[Part<'a>], name: Option<&str>) -> Result<Symbol, Refused> {
+        let places = property_places(parts, name);
+        self.symbol_of(places)
+    }
+
+    /// The key of a property that is not among `names`.
+    fn other_key(&mut self, names: &[&str]) -> Symbol {
+        self.rules.lexeme(format!("key but {names:?}"), || {
+            let taken = names.iter().map(|&name| RegexAst::Literal(name.into())).collect();
+            let free = RegexAst::Not(Box::new(RegexAst::Or(taken)));
+            let key = quoted(RegexAst::And(vec![RegexAst::Regex("(?s:.*)".into()), free]));
+            let regex = RegexAst::Concat(vec![key, RegexAst::Regex(": ?".into())]);
+            Lexeme::Regex { regex, kind: RegexKind::Other }
+        })
+    }
+
+    /// Any JSON.
+    fn any(&mut self) -> Result<Symbol, Refused> {
+        if let Some(any) = self.any {
+            return Ok(any);
+        }
+        let rule = self.rules.reserve()?;
+        let any = Symbol::Rule(rule);
+        self.any = Some(any);
+        let words = ["null", "true", "false"].map(str::to_owned);
+        let mut alternatives =
+            vec![vec![self.rules.literals(words.into(), false)], vec![self.number(&[], false)], vec![self.text(&[])?]];
+        alternatives.push(self.array(&[])?);
+        alternatives.push(self.object(&[])?);
+        self.rules.rules[rule] = alternatives;
+        Ok(any)
+    }
+}
+
+/// The types that are written where all parts hold.
+fn written_types(parts: &[Part]) -> keywords::Types {
+    let all = parts.iter().fold(keywords::ALL, |types, part| types & part.keywords.types);
+    let spoken_of = parts.iter().fold(0, |types, part| types | part.keywords.spoken_of);
+    if parts.iter().any(|part| part.keywords.typed) || spoken_of == 0 { all } else { all & spoken_of }
+}
+
+/// Whether properties are written that no part names.
+fn others_are_written(parts: &[Part]) -> bool {
+    let all = || parts.iter().map(|part| &part.keywords);
+    let allowed = all().all(|keywords| keywords.additional != Some(&Value::Bool(false)));
+    allowed
+        && (all().all(|keywords| keywords.properties.is_none()) || all().any(|keywords| keywords.additional.is_some()))
+}
+
+/// The schemas for a property, or for those that no part names.
+fn property_places<'a>(parts: &[Part<'a>], name: Option<&str>) -> Vec<Place<'a>> {
+    let mut places = Vec::new();
+    for Part { keywords, .. } in parts {
+        let own = name.and_then(|name| keywords.properties?.get(name).map(|schema| (name, schema)));
+        match (own, keywords.additional) {
+            (Some((name, schema)), _) => places.push(keywords.place.below(schema, format_args!("properties/{name}"))),
+            (None, Some(schema)) => places.push(keywords.place.below(schema, "additionalProperties")),
+            (None, None) => {}
+        }
+    }
+    places
+}
+
+/// What a `$ref` points to.
+fn referred<'a>(place: &Place<'a>, reference: &str) -> Result<Place<'a>, Refused> {
+    let shown: String = reference.chars().take(80).collect();
+    let Some(pointer) = reference.strip_prefix('#').filter(|pointer| pointer.is_empty() || pointer.starts_with('/'))
+    else {
+        return Err(Refused::new(format!(
+            "the schema cannot be used: `$ref` is \"{shown}\", at {}; only \"#\" and pointers \"#/...\" are supported",
+            place.at
+        )));
+    };
+    let schema = decoded(pointer).and_then(|pointer| place.document.pointer(&pointer)).ok_or_else(|| {
+        Refused::new(format!("the schema cannot be used: `$ref` is \"{shown}\", which is nowhere, at {}", place.at))
+    })?;
+    let root = place.at.split('#').next().unwrap_or_default();
+    Ok(Place { schema, document: place.document, at: format!("{root}{shown}").into() })
+}
+
+/// A fragment of a URI without its `%` escapes.
+fn decoded(fragment: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(fragment.len());
+    let mut rest = fragment.as_bytes();
+    while let [byte, tail @ ..] = rest {
+        rest = tail;
+        if *byte == b'%' {
+            let hex = std::str::from_utf8(rest.get(..2)?).ok()?;
+            bytes.push(u8::from_str_radix(hex, 16).ok()?);
+            rest = &rest[2..];
+        } else {
+            bytes.push(*byte);
+        }
+    }
+    String::from_utf8(bytes).ok()
+}
+
+/// Refuses what is too large or too deep, before anything recurses into it.
+fn check_size(place: &Place) -> Result<(), Refused> {
+    let (mut values, mut bytes) = (0, 0);
+    let mut open = vec![(place.schema, 1)];
+    while let Some((value, depth)) = open.pop() {
+        values += 1;
+        match value {
+            Value::String(text) => bytes += text.len(),
+            Value::Array(items) => open.extend(items.iter().map(|item| (item, depth + 1))),
+            Value::Object(members) => {
+                bytes += members.keys().map(String::len).sum::<usize>();
+                open.extend(members.values().map(|value| (value, depth + 1)));
+            }
+            _ => {}
+        }
+        let limit = if values > MAX_VALUES {
+            format!("more than {MAX_VALUES} values")
+        } else if bytes > MAX_BYTES {
+            format!("more than {MAX_BYTES} bytes of text")
+        } else if depth > MAX_DEPTH {
+            format!("more than {MAX_DEPTH} values within each other")
+        } else {
+            continue;
+        };
+        return Err(Refused::new(format!("the schema cannot be used: it has {limit}, at {}", place.at)));
+    }
+    Ok(())
+}
