@@ -153,7 +153,7 @@ fn log_probabilities_are_those_of_a_session() {
     let mut sequence = batch.sequence();
     let feed = Feed { sequence: &mut sequence, tokens: &[1, 2], need: Some(Need::All) };
     let logits = batch.step(&mut [feed]).unwrap().swap_remove(0).unwrap();
-    let Scores::All(all) = logits.scores().as_ref().unwrap().scores() else { panic!("all were asked for") };
+    let Scores::All(all) = logits.scores() else { panic!("all were asked for") };
     let softmax = batch.log_softmax(all);
     let ids = 0..all.len() as u32;
     assert!(ids.into_iter().all(|id| softmax.of(all[id as usize]).to_bits() == session.logprob(id).to_bits()));

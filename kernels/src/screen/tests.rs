@@ -159,9 +159,8 @@ fn notes_are_bounds() {
         all[3 * cols] = f32::INFINITY;
         all[4 * cols] = f32::NAN;
         all[5 * cols] = -3e38;
-        for i in 6 * cols..8 * cols {
-            all[i] *= if i < 7 * cols { 1e-22 } else { 1e15 };
-        }
+        all[6 * cols..7 * cols].iter_mut().for_each(|weight| *weight *= 1e-22);
+        all[7 * cols..8 * cols].iter_mut().for_each(|weight| *weight *= 1e15);
         let packed = pack(Isa::detect(), cols, &all);
         for (row, (weights, notes)) in all.chunks_exact(cols).zip(&packed.notes).enumerate() {
             if [3, 4, 5].contains(&row) {
