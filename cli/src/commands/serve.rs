@@ -93,11 +93,13 @@ pub fn run(args: &ServeArgs) -> Result<()> {
     let listening = |address: SocketAddr| note(format_args!("listening on http://{address}"));
     serve(options, move || load::model(&model), listening).map_err(|error| match error {
         ServeError::Load(stop) => stop,
-        ServeError::Start(error @ StartError::Option { .. }) => Stop::usage(error, "tritone serve --help has the options"),
-        ServeError::Start(error) => Stop::runtime(error),
-        ServeError::Bind { address, source } => {
-            Stop::runtime(format_args!("cannot listen on {address}: {source}; --host and --port choose another address"))
+        ServeError::Start(error @ StartError::Option { .. }) => {
+            Stop::usage(error, "tritone serve --help has the options")
         }
+        ServeError::Start(error) => Stop::runtime(error),
+        ServeError::Bind { address, source } => Stop::runtime(format_args!(
+            "cannot listen on {address}: {source}; --host and --port choose another address"
+        )),
         ServeError::System(error) => Stop::runtime(format_args!("the system refused what a server needs: {error}")),
     })
 }

@@ -56,9 +56,8 @@ impl Server {
         change(&mut options);
         let (stop, stopped) = unbounded_channel();
         let (told, address) = mpsc::channel();
-        let thread = std::thread::spawn(move || {
-            serve_until(options, load, stopped, move |address| told.send(address).unwrap())
-        });
+        let thread =
+            std::thread::spawn(move || serve_until(options, load, stopped, move |address| told.send(address).unwrap()));
         Server { address: address.recv_timeout(PATIENCE).unwrap(), stop, thread }
     }
 
@@ -193,7 +192,8 @@ impl Answer {
         assert_eq!(self.header("content-type"), Some("text/event-stream; charset=utf-8"));
         let text = self.text();
         assert!(text.ends_with("\n\n"), "{text}");
-        let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with(':') && !line.starts_with("event: "));
+        let lines =
+            text.lines().filter(|line| !line.is_empty() && !line.starts_with(':') && !line.starts_with("event: "));
         lines.map(|line| line.strip_prefix("data: ").unwrap().to_owned()).collect()
     }
 }

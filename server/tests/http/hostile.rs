@@ -42,7 +42,12 @@ fn bodies_that_are_wrong() {
         (chat("\"suffix\": \"x\""), json!("suffix")),
         (chat("\"stop\": [\"\"]"), json!("stop")),
         (chat(&stops), json!("stop")),
-        (chat(&format!("\"response_format\": {{\"type\": \"json_schema\", \"json_schema\": {{\"schema\": {schema}}}}}")), json!("response_format")),
+        (
+            chat(&format!(
+                "\"response_format\": {{\"type\": \"json_schema\", \"json_schema\": {{\"schema\": {schema}}}}}"
+            )),
+            json!("response_format"),
+        ),
     ] {
         let shown = String::from_utf8_lossy(&body[..body.len().min(120)]).into_owned();
         let error = send(&body).refused(400);
@@ -62,7 +67,8 @@ fn a_body_of_100_megabytes_is_refused() {
     server.post_with(CHAT, "", &body).refused(413);
     // Without saying how much comes.
     let mut stream = server.connect();
-    let head = "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n";
+    let head =
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n";
     stream.write_all(format!("{head}Transfer-Encoding: chunked\r\n\r\n").as_bytes()).unwrap();
     for _ in 0..100 {
         stream.write_all(format!("{:x}\r\n", 1 << 20).as_bytes()).unwrap();
@@ -80,7 +86,9 @@ fn requests_that_are_wrong() {
     let key = "Authorization: Bearer right-key\r\n";
     let body = chat("\"max_tokens\": 1");
     assert_eq!(server.post_with(CHAT, key, &body).status, 200);
-    for wrong in ["", "Authorization: Bearer wrong-key\r\n", "Authorization: Bearer \r\n", "Authorization: Basic right-key\r\n"] {
+    for wrong in
+        ["", "Authorization: Bearer wrong-key\r\n", "Authorization: Bearer \r\n", "Authorization: Basic right-key\r\n"]
+    {
         let answer = server.post_with(CHAT, wrong, &body);
         assert_eq!(answer.refused(401)["code"], "invalid_api_key");
         assert_eq!(answer.header("www-authenticate"), Some("bearer"));
@@ -91,7 +99,9 @@ fn requests_that_are_wrong() {
     for path in ["/health", "/"] {
         assert_eq!(server.get(path).status, 200, "{path}");
     }
-    for path in ["/../../etc/passwd", "/page/../../../etc/passwd", "/page/%2e%2e/%2e%2e/etc/passwd", "/page//etc/passwd", "/v2"] {
+    for path in
+        ["/../../etc/passwd", "/page/../../../etc/passwd", "/page/%2e%2e/%2e%2e/etc/passwd", "/page//etc/passwd", "/v2"]
+    {
         server.get(path).refused(404);
     }
     let with_key = |request: &str| server.raw(format!("{request}Host: x\r\nConnection: close\r\n{key}\r\n").as_bytes());

@@ -20,10 +20,13 @@ fn long(stream: bool) -> Value {
 #[test]
 fn it_is_not_ready_before_the_model_is() {
     let (go, wait) = mpsc::channel();
-    let server = Server::start_with(|_| {}, move || {
-        wait.recv().unwrap();
-        story()
-    });
+    let server = Server::start_with(
+        |_| {},
+        move || {
+            wait.recv().unwrap();
+            story()
+        },
+    );
     let loading = server.get("/health");
     assert_eq!(loading.refused(503)["code"], "loading");
     assert!(loading.header("retry-after").is_some());
@@ -33,12 +36,16 @@ fn it_is_not_ready_before_the_model_is() {
     server.end().unwrap();
     // It can end while it loads, and a model that is none ends it.
     let (_keep, wait) = mpsc::channel::<()>();
-    let server = Server::start_with(|_| {}, move || {
-        let _ = wait.recv();
-        story()
-    });
+    let server = Server::start_with(
+        |_| {},
+        move || {
+            let _ = wait.recv();
+            story()
+        },
+    );
     server.end().unwrap();
-    let server = Server::start_with(|_| {}, || Err(Error::Tokenizer { what: "none".to_owned(), fix: "none".to_owned() }));
+    let server =
+        Server::start_with(|_| {}, || Err(Error::Tokenizer { what: "none".to_owned(), fix: "none".to_owned() }));
     let (_, result) = server.ended();
     assert!(matches!(result, Err(ServeError::Load(Error::Tokenizer { .. }))), "{result:?}");
 }
