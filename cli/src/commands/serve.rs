@@ -47,7 +47,7 @@ pub struct ServeArgs {
     #[arg(long, value_name = "SECONDS", value_parser = at_least_one, default_value_t = 600)]
     timeout: usize,
     /// Seconds that answers may go on after SIGTERM or Ctrl-C
-    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 100)]
     grace: u64,
     /// A file with the keys that clients may name, one a line; left out: anybody may ask
     #[arg(long, value_name = "FILE")]

@@ -185,7 +185,8 @@ impl Connections {
         }
     }
 
-    /// Serves one connection to its end. Errors are the client's: it is gone, too slow, or speaks no HTTP.
+    /// Serves one connection to its end. Errors are the client's: it is gone, too slow, or speaks no HTTP. One that closes
+    /// its half is gone, too: nothing else tells of a client that does not wait for its answer any more.
     async fn serve(self, stream: TcpStream, place: OwnedSemaphorePermit) {
         let Connections { state, router, mut closed, alive } = self;
         let limits = &state.options.limits;
