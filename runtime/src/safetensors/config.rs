@@ -23,6 +23,7 @@ pub(super) struct HfConfig {
     /// Gemma's name for it.
     hidden_activation: Option<String>,
     max_position_embeddings: u32,
+    #[serde(deserialize_with = "single")]
     rms_norm_eps: f32,
     rope_theta: Option<f32>,
     /// The newer place of `rope_theta` and of the scaling.
@@ -83,6 +84,12 @@ struct Rope {
     /// One for each kind of layers, in models with sliding windows.
     full_attention: Option<Box<Rope>>,
     sliding_attention: Option<Box<Rope>>,
+}
+
+/// A number of any size; one that is too large is infinite, and refused with the other settings of its kind. What the parser
+/// itself says of it depends on features that other crates switch on.
+fn single<'de, D: serde::Deserializer<'de>>(number: D) -> std::result::Result<f32, D::Error> {
+    <f64 as serde::Deserialize>::deserialize(number).map(|number| number as f32)
 }
 
 impl Rope {
