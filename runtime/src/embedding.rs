@@ -161,7 +161,7 @@ impl Embedder {
         // A step takes what is left of the text that did not fit the one before, and then whole texts while they fit.
         let mut begun: Vec<Begun> = Vec::new();
         loop {
-            let mut tokens = Vec::with_capacity(self.chunk);
+            let mut tokens = Vec::new();
             let mut taken = 0;
             while tokens.len() < self.chunk {
                 if taken == begun.len() {

@@ -233,3 +233,24 @@ fn tokens_of_gemma() {
         }
     }
 }
+
+/// Qwen's folders name the token that ends a turn; the one that a text ends with stands in the tokenizer's template.
+#[test]
+fn a_template_knows_the_end_token() {
+    let special = |name: &str| serde_json::json!({"SpecialToken": {"id": name, "type_id": 0}});
+    let text = serde_json::json!({"Sequence": {"id": "A", "type_id": 0}});
+    let end_after = |single: serde_json::Value, named: serde_json::Value| {
+        let steps = serde_json::json!([{"type": "ByteLevel"}, {"type": "TemplateProcessing", "single": single}]);
+        let template = serde_json::json!({"type": "Sequence", "processors": steps});
+        let folder = Folder::new("qwen3").json("tokenizer.json", |tokenizer| tokenizer["post_processor"] = template);
+        let folder = folder.json("tokenizer_config.json", |config| *config = named).write();
+        Embedder::new(&load(&folder.0).unwrap()).unwrap().tokens("a")
+    };
+    let turn = serde_json::json!({"eos_token": "<|begin_of_text|>"});
+    let a = 67;
+    assert_eq!(end_after(serde_json::json!([text, special("<|eot_id|>")]), turn.clone()), [a, 2]);
+    // Without one the configuration of the model comes before that of the tokenizer.
+    assert_eq!(end_after(serde_json::json!([text]), turn.clone()), [a, 1]);
+    let begins = serde_json::json!([special("<|begin_of_text|>"), text, special("<|end_of_text|>")]);
+    assert_eq!(end_after(begins, turn), [0, a, 1]);
+}
