@@ -52,7 +52,7 @@ pub struct ServeArgs {
     /// A file with the keys that clients may name, one a line; left out: anybody may ask
     #[arg(long, value_name = "FILE")]
     api_key_file: Option<PathBuf>,
-    /// An origin whose pages may ask from a browser, such as https://example.org, or * for all; may be given several times
+    /// An origin whose pages may ask from a browser, such as `https://example.org`, or * for all; may be given several times
     #[arg(long, value_name = "ORIGIN")]
     cors: Vec<String>,
     /// What the model is called; left out: the file's name
