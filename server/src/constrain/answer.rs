@@ -73,33 +73,24 @@ impl Answer {
         if steps > self.vocabulary.most() {
             return;
         }
-        let few = steps.checked_sub(1).map(|lexemes| self.vocabulary.with_few(lexemes));
-        let sure = match self.reading.within() {
-            Within::Text => Some(&self.vocabulary.without_tag),
-            Within::String(dearer) if dearest + dearer as usize <= left => Some(&self.vocabulary.without_quote),
-            _ => None,
-        };
-        let unsure = |i: usize, word: u32| {
-            let few = few.map_or(0, |few| few.as_slice()[i]);
-            word & !(few | sure.map_or(0, |sure| sure.as_slice()[i]))
-        };
-        let words = tokens.as_slice();
-        let count: u32 = words.iter().enumerate().map(|(i, &word)| unsure(i, word).count_ones()).sum();
-        let mut dear = Vec::new();
-        for (i, &word) in words.iter().enumerate() {
-            let mut word = unsure(i, word);
-            while word != 0 {
-                let token = 32 * i as u32 + word.trailing_zeros();
-                word &= word - 1;
-                let affordable = count as usize <= MAX_TRIED
-                    && self.reading.left_after(self.vocabulary.bytes(token)).is_some_and(|more| more <= left);
-                if !affordable {
-                    dear.push(token);
-                }
-            }
+        let mut unsure = tokens.clone();
+        if let Some(lexemes) = steps.checked_sub(1) {
+            unsure.sub(self.vocabulary.with_few(lexemes));
         }
-        for token in dear {
-            tokens.disallow_token(token);
+        match self.reading.within() {
+            Within::Text => unsure.sub(&self.vocabulary.without_tag),
+            Within::String(dearer) if dearest + dearer as usize <= left => unsure.sub(&self.vocabulary.without_quote),
+            _ => {}
+        }
+        if unsure.num_set() > MAX_TRIED {
+            tokens.sub(&unsure);
+            return;
+        }
+        for token in unsure.iter() {
+            let more = self.reading.left_after(self.vocabulary.bytes(token));
+            if more.is_none_or(|more| more > left) {
+                tokens.disallow_token(token);
+            }
         }
     }
 
@@ -118,8 +109,12 @@ fn set(mask: &mut [u32], token: u32) {
 
 /// Runs the parser; what it panics on is an error like others.
 fn guarded<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
-    panic_utils::catch_unwind(AssertUnwindSafe(|| Ok(work())))
-        .unwrap_or_else(|error| Err(Refused::internal(error).to_string()))
+    caught(work).unwrap_or_else(|refused| Err(refused.to_string()))
+}
+
+/// Runs work of the parser, whose panics become errors.
+pub(super) fn caught<T>(work: impl FnOnce() -> T) -> Result<T, Refused> {
+    panic_utils::catch_unwind(AssertUnwindSafe(|| Ok(work()))).map_err(Refused::internal)
 }
 
 impl Constraint for Answer {

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 /// States of all lexemes of a form together.
 pub(super) const MAX_STATES: usize = 60_000;
 /// Work of the derivatives, in their own unit: some nodes of an expression.
-const MAX_COST: u64 = 2_000_000;
+const MAX_COST: u64 = 1_000_000;
 const NONE: u32 = u32::MAX;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -18,7 +18,8 @@ use serde_json::Value;
 use std::sync::Arc;
 
 use crate::engine::job::Constraint;
-use answer::Answer;
+use answer::{Answer, caught};
+use rules::Rules;
 use vocabulary::Vocabulary;
 use ways::{Reading, Ways};
 
@@ -73,13 +74,17 @@ impl Grammars {
         let Some(rules) = form::rules(format, tools)? else {
             return Ok(None);
         };
+        // The parser's own parts know no other way to say that a number has become too large.
+        caught(|| self.grammar(&rules))?.map(Some)
+    }
+
+    fn grammar(&self, rules: &Rules) -> Result<Grammar, Refused> {
         let vocabulary = Arc::clone(&self.vocabulary);
-        let ways = Arc::new(Ways::new(&rules, &vocabulary)?);
-        let factory = &vocabulary.factory;
-        let grammar = parser::grammar(&rules, &ways)?;
-        let mut parser = factory.create_parser_from_init(grammar, 0, 0).map_err(Refused::internal)?;
+        let ways = Arc::new(Ways::new(rules, &vocabulary)?);
+        let init = parser::grammar(rules, &ways)?;
+        let mut parser = vocabulary.factory.create_parser_from_init(init, 0, 0).map_err(Refused::internal)?;
         parser.start_without_prompt();
-        Ok(Some(Grammar { vocabulary, ways, parser }))
+        Ok(Grammar { vocabulary, ways, parser })
     }
 }
 

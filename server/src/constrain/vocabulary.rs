@@ -2,7 +2,6 @@
 
 use llguidance::ParserFactory;
 use llguidance::api::ParserLimits;
-use llguidance::earley::SlicedBiasComputer;
 use llguidance::toktrie::{INVALID_TOKEN, SimpleVob, TokEnv, TokRxInfo, TokTrie, TokenId, TokenizerEnv};
 use std::sync::Arc;
 use tritone_runtime::tokenizer::Tokenizer;
@@ -56,8 +55,7 @@ impl Vocabulary {
         let info = TokRxInfo::new(words.len() as u32, INVALID_TOKEN);
         let tokens = Arc::new(Tokens { tree: TokTrie::from(&info, &words) });
         let shared: TokEnv = Arc::<Tokens>::clone(&tokens);
-        let slices = SlicedBiasComputer::json_slices();
-        let mut factory = ParserFactory::new(&shared, Default::default(), &slices).map_err(Refused::internal)?;
+        let mut factory = ParserFactory::new(&shared, Default::default(), &slices()).map_err(Refused::internal)?;
         factory.quiet();
         *factory.limits_mut() = ParserLimits {
             initial_lexer_fuel: 1_000_000,
@@ -140,6 +138,12 @@ impl Vocabulary {
         }
         Ok(tokens)
     }
+}
+
+/// Sets of tokens that are allowed or not as a whole within most strings: those of characters that stand for themselves,
+/// for strings with little room, with more, and without limit.
+fn slices() -> [String; 3] {
+    [",10", ",30", ","].map(|most| format!("[^\"\\\\\\x00-\\x1F\\x7F]{{1{most}}}"))
 }
 
 /// How many lexemes a token can go on to. Each begins with a mark, or right after one that is a lexeme by itself.

@@ -1,6 +1,8 @@
 //! Answers of a given form, whatever the model prefers: valid, complete in their budget, and ended.
 
+mod refused;
 mod schemas;
+mod speed;
 mod tools;
 mod writer;
 

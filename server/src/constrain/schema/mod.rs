@@ -38,6 +38,8 @@ const MAX_BYTES: usize = 256 << 10;
 /// A parser of JSON that is not told otherwise goes no deeper.
 const MAX_DEPTH: usize = 128;
 const MAX_PATTERN: usize = 1_000;
+/// The work for texts that several expressions match grows with the product of their sizes.
+const MAX_EXPRESSIONS: usize = 2;
 /// Parts that must hold at once.
 const MAX_PARTS: usize = 200;
 /// Comparisons of values with schemas, and of schemas with each other.
@@ -89,13 +91,25 @@ pub(super) struct Schemas<'a, 'r> {
     /// Rules without alternatives yet.
     open: Vec<(usize, Vec<Part<'a>>)>,
     any: Option<Symbol>,
+    /// The rules of nothing at all, and of what cannot be.
+    nothing: Option<Symbol>,
+    never: Option<Symbol>,
     /// What is left of [`MAX_WORK`].
     work: usize,
 }
 
 impl<'a, 'r> Schemas<'a, 'r> {
     pub(super) fn new(rules: &'r mut Rules) -> Self {
-        Self { rules, read: HashMap::new(), known: HashMap::new(), open: Vec::new(), any: None, work: MAX_WORK }
+        Self {
+            rules,
+            read: HashMap::new(),
+            known: HashMap::new(),
+            open: Vec::new(),
+            any: None,
+            nothing: None,
+            never: None,
+            work: MAX_WORK,
+        }
     }
 
     /// Pays for comparing schemas and values.
@@ -136,7 +150,7 @@ impl<'a, 'r> Schemas<'a, 'r> {
     fn symbol_of(&mut self, places: Vec<Place<'a>>) -> Result<Symbol, Refused> {
         match self.expand(places)? {
             Some(parts) => self.symbol_of_parts(parts),
-            None => self.rules.rule(Vec::new()),
+            None => self.never(),
         }
     }
 
@@ -282,12 +296,14 @@ impl<'a, 'r> Schemas<'a, 'r> {
         };
         let mut values: Vec<&Value> = Vec::new();
         for &value in first.keywords.values.iter().flatten() {
-            for part in parts {
-                let patterns = usize::from(part.keywords.pattern.is_some() || part.keywords.format.is_some());
-                let others = part.keywords.values.as_ref().map_or(0, Vec::len);
-                self.pay(1 + 20 * patterns + others / 16, &part.keywords.place.at)?;
+            for Part { keywords, .. } in parts {
+                let patterns = usize::from(keywords.pattern.is_some() || keywords.format.is_some());
+                let others = keywords.values.as_ref().map_or(0, Vec::len);
+                let others = if std::ptr::eq(&**keywords, &*first.keywords) { 0 } else { others };
+                self.pay(1 + 20 * patterns + others / 16, &keywords.place.at)?;
             }
-            if parts.iter().all(|part| exclusive::holds(&part.keywords, value)) {
+            let others = |part: &Part| std::ptr::eq(&*part.keywords, &*first.keywords) || part.keywords.lists(value);
+            if parts.iter().all(|part| others(part) && exclusive::holds(&part.keywords, value)) {
                 values.push(value);
             }
         }
@@ -297,9 +313,7 @@ impl<'a, 'r> Schemas<'a, 'r> {
     fn number(&mut self, parts: &[Part<'a>], integer: bool) -> Symbol {
         let mut numbers = Numbers { integer, ..Numbers::default() };
         for part in parts {
-            numbers.lower.extend(part.keywords.lower.iter().cloned());
-            numbers.upper.extend(part.keywords.upper.iter().cloned());
-            numbers.divisors.extend(part.keywords.divisor);
+            numbers.narrow(&part.keywords.lower, &part.keywords.upper, part.keywords.divisor);
         }
         self.rules.lexeme(format!("{numbers:?}"), || Lexeme::Regex { regex: numbers.regex(), kind: RegexKind::Other })
     }
@@ -310,9 +324,9 @@ impl<'a, 'r> Schemas<'a, 'r> {
             let keywords = &part.keywords;
             texts.min_length = texts.min_length.max(keywords.min_length);
             texts.max_length = [texts.max_length, keywords.max_length].into_iter().flatten().min();
-            texts.formats.extend(keywords.format);
-            if let Some(pattern) = keywords.pattern {
-                let at = &keywords.place.at;
+            texts.formats.extend(keywords.format.filter(|format| !texts.formats.contains(format)));
+            let at = &keywords.place.at;
+            if let Some(pattern) = keywords.pattern.filter(|pattern| !texts.patterns.contains(pattern)) {
                 if pattern.len() > MAX_PATTERN {
                     return Err(Refused::new(format!(
                         "the schema cannot be used: `pattern` has more than {MAX_PATTERN} bytes, at {at}"
@@ -323,9 +337,15 @@ impl<'a, 'r> Schemas<'a, 'r> {
                 })?;
                 texts.patterns.push(pattern);
             }
+            if texts.patterns.len() + texts.formats.len() > MAX_EXPRESSIONS {
+                return Err(Refused::new(format!(
+                    "the schema cannot be used: more than {MAX_EXPRESSIONS} of `pattern` and `format` must hold at once, \
+                     at {at}"
+                )));
+            }
         }
         if texts.max_length.is_some_and(|max| max < texts.min_length) {
-            return self.rules.rule(Vec::new());
+            return self.never();
         }
         Ok(self.rules.lexeme(format!("{texts:?}"), || texts.lexeme()))
     }
@@ -349,8 +369,7 @@ impl<'a, 'r> Schemas<'a, 'r> {
             max = max.min(prefix as u32);
         }
         if min > max {
-            let none = self.rules.rule(Vec::new())?;
-            return Ok(vec![none]);
+            return Ok(vec![self.never()?]);
         }
         let mut end = match rest {
             Some(item) if max > prefix as u32 => {
@@ -366,7 +385,7 @@ impl<'a, 'r> Schemas<'a, 'r> {
                     self.rules.repeat(vec![comma, item], min, left)?
                 }
             }
-            _ => self.rules.rule(vec![vec![]])?,
+            _ => self.nothing()?,
         };
         for (i, &item) in items.iter().enumerate().take(max as usize).rev() {
             let some = if i == 0 { vec![item, end] } else { vec![comma, item, end] };
@@ -426,8 +445,7 @@ impl<'a, 'r> Schemas<'a, 'r> {
         }
         let (open, close) = (self.rules.literal("{", false), self.rules.literal("}", false));
         if needed > max {
-            let none = self.rules.rule(Vec::new())?;
-            return Ok(vec![none]);
+            return Ok(vec![self.never()?]);
         }
         let others = match additional {
             Some(value) if max > needed => {
@@ -457,15 +475,18 @@ impl<'a, 'r> Schemas<'a, 'r> {
         let any_required = named.iter().any(|(.., required)| *required);
         // What may come at the end where there is no member yet, and where there is one.
         let (least_first, least_later) = (u32::from(one_more), u32::from(one_more && any_required));
-        let end = |least: u32| if least == 0 { vec![vec![]] } else { vec![] };
         let (mut first, mut later) = match others {
-            None => (self.rules.rule(end(least_first))?, self.rules.rule(end(least_later))?),
+            None => (
+                if least_first == 0 { self.nothing()? } else { self.never()? },
+                if least_later == 0 { self.nothing()? } else { self.never()? },
+            ),
             Some((key, value, max)) => {
-                let later = self.rules.repeat(vec![comma, key, value], least_later, max)?;
+                let colon = self.rules.literal(":", true);
+                let later = self.rules.repeat(vec![comma, key, colon, value], least_later, max)?;
                 let more = if max == u32::MAX { max } else { max - 1 };
-                let more = self.rules.repeat(vec![comma, key, value], 0, more)?;
-                let mut alternatives = end(least_first);
-                alternatives.push(vec![key, value, more]);
+                let more = self.rules.repeat(vec![comma, key, colon, value], 0, more)?;
+                let mut alternatives = if least_first == 0 { vec![vec![]] } else { vec![] };
+                alternatives.push(vec![key, colon, value, more]);
                 (self.rules.rule(alternatives)?, later)
             }
         };
@@ -493,10 +514,23 @@ impl<'a, 'r> Schemas<'a, 'r> {
         self.rules.lexeme(format!("key but {names:?}"), || {
             let taken = names.iter().map(|&name| RegexAst::Literal(name.into())).collect();
             let free = RegexAst::Not(Box::new(RegexAst::Or(taken)));
-            let key = quoted(RegexAst::And(vec![RegexAst::Regex("(?s:.*)".into()), free]));
-            let regex = RegexAst::Concat(vec![key, RegexAst::Regex(": ?".into())]);
-            Lexeme::Regex { regex, kind: RegexKind::Other }
+            let regex = quoted(RegexAst::And(vec![RegexAst::Regex("(?s:.*)".into()), free]));
+            Lexeme::Regex { regex, kind: RegexKind::Quoted }
         })
+    }
+
+    fn nothing(&mut self) -> Result<Symbol, Refused> {
+        if self.nothing.is_none() {
+            self.nothing = Some(self.rules.rule(vec![vec![]])?);
+        }
+        self.nothing.ok_or_else(|| Refused::internal("no rule"))
+    }
+
+    fn never(&mut self) -> Result<Symbol, Refused> {
+        if self.never.is_none() {
+            self.never = Some(self.rules.rule(vec![])?);
+        }
+        self.never.ok_or_else(|| Refused::internal("no rule"))
     }
 
     /// Any JSON.
