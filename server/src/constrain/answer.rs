@@ -140,6 +140,9 @@ impl Constraint for Answer {
             Some(left) => self.keep_affordable(&mut tokens, left),
             None => tokens = self.vocabulary.no_tokens(),
         }
+        if let Some(fit) = self.reading.uncounted_room().and_then(|room| self.vocabulary.fit(room)) {
+            tokens.and(fit);
+        }
         if self.reading.depth() >= MAX_DEPTH {
             tokens.and(&self.vocabulary.without_opening);
         }

@@ -12,6 +12,8 @@ use super::Refused;
 const MAX_TOKEN: usize = 255;
 /// The tree counts its nodes in 22 bits, and has at most one for each byte and the root.
 const MAX_BYTES: usize = (1 << 22) - 1;
+/// Classes of tokens by their bytes: none, and powers of two.
+const LENGTHS: usize = 9;
 /// Classes of tokens by the lexemes that they can go on to.
 const CLASSES: usize = 8;
 
@@ -27,6 +29,8 @@ pub(super) struct Vocabulary {
     most: usize,
     pub(super) without_quote: SimpleVob,
     pub(super) without_tag: SimpleVob,
+    /// Tokens that begin with a quote; after the first set also those with at most 1, 2, 4 ... bytes.
+    short: [SimpleVob; LENGTHS],
     /// Tokens that open no object or list.
     pub(super) without_opening: SimpleVob,
 }
@@ -60,7 +64,7 @@ impl Vocabulary {
         *factory.limits_mut() = ParserLimits {
             initial_lexer_fuel: 1_000_000,
             step_lexer_fuel: 500_000,
-            max_lexer_states: 50_000,
+            max_lexer_states: 60_000,
             max_grammar_size: 60_000,
             verbose_errors: false,
             ..ParserLimits::default()
@@ -77,6 +81,9 @@ impl Vocabulary {
             most: words.iter().map(|word| lexemes(word)).max().unwrap_or(0),
             without_quote: set(&|word| !word.contains(&b'"')),
             without_tag: set(&|word| !word.contains(&b'>')),
+            short: std::array::from_fn(|class| {
+                set(&|word| word.len() <= 1 << class >> 1 || word.first() == Some(&b'"'))
+            }),
             without_opening: set(&|word| !word.iter().any(|byte| b"[{".contains(byte))),
             tokens,
         })
@@ -85,6 +92,12 @@ impl Vocabulary {
     /// Tokens that go on to at most `lexemes` lexemes; if that is many, to fewer.
     pub(super) fn with_few(&self, lexemes: usize) -> &SimpleVob {
         &self.few[lexemes.min(CLASSES - 1)]
+    }
+
+    /// Tokens that certainly fit in a string that has room for so many characters; nothing if all do.
+    pub(super) fn fit(&self, room: usize) -> Option<&SimpleVob> {
+        let class = room.checked_ilog2().map_or(0, |power| power as usize + 1);
+        (room < MAX_TOKEN).then(|| &self.short[class])
     }
 
     /// No token.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use super::Refused;
 use super::automaton::{Counted, MAX_STATES, NoAutomaton, Table};
-use super::rules::{Lexeme, RegexKind, Rules, Symbol};
+use super::rules::{FEW_CHARACTERS, Lexeme, RegexKind, Rules, Symbol};
 use super::schema::in_string;
 use super::vocabulary::Vocabulary;
 use llguidance::derivre::RegexAst;
@@ -513,6 +513,15 @@ impl Reading {
             }
         }
         Within::String(dearer)
+    }
+
+    /// How many more characters the string has room for that the text ends in, where the parser does not count them.
+    pub(super) fn uncounted_room(&self) -> Option<usize> {
+        let room = |place: &Place| match &self.lexeme(place.lexeme)?.texts {
+            Texts::Counted { strings, .. } if strings.max() > FEW_CHARACTERS => strings.room(place.state),
+            _ => None,
+        };
+        self.places.iter().filter_map(room).min().map(|room| room as usize)
     }
 
     /// How many objects and lists are open.

@@ -1,6 +1,6 @@
 //! Schemas that are refused, each with a sentence that says what and where; and hostile ones, quickly.
 
-use crate::writer::MODELS;
+use crate::writer::{MODELS, Random, TASTES, write};
 use serde_json::{Map, Value, json};
 use std::time::{Duration, Instant};
 use tritone_server::constrain::Format;
@@ -248,4 +248,145 @@ fn hostile_schemas_end_quickly() {
 
 fn nested_bounds(depth: usize) -> Value {
     (0..depth).fold(json!({"type": "integer"}), |items, _| json!({"type": "array", "items": items, "maxItems": 1_000}))
+}
+
+/// Schemas of random keywords with random values, and patterns of random pieces: no panic, and soon an answer. What is
+/// taken is kept.
+#[test]
+fn random_nonsense_ends_quickly() {
+    let (mut taken, mut written) = (0, 0);
+    for seed in 0..400 {
+        let mut random = Random::new(seed + 77);
+        let schema = nonsense(&mut random, 4);
+        let began = Instant::now();
+        let refused = refusal(&schema);
+        assert!(began.elapsed() < Duration::from_secs(20), "{schema}");
+        if refused.is_some() {
+            continue;
+        }
+        taken += 1;
+        let model = &MODELS[seed as usize % MODELS.len()];
+        let grammar = model.grammars.compile(Format::JsonSchema(&schema), None).unwrap().unwrap();
+        let Ok(validator) = jsonschema::options().should_validate_formats(true).build(&schema) else { continue };
+        if grammar.constraint(300).is_err() {
+            continue;
+        }
+        let answer = write(model, &grammar, 300, TASTES[seed as usize / 4 % TASTES.len()], seed);
+        assert!(answer.ended, "{}\n{schema}", answer.text);
+        let value: Value = serde_json::from_str(&answer.text).unwrap();
+        assert!(validator.is_valid(&value), "{value}\n{schema}");
+        written += 1;
+    }
+    assert!(taken > 40 && written > 30, "{taken} {written}");
+}
+
+fn nonsense(random: &mut Random, depth: usize) -> Value {
+    const KEYWORDS: [&str; 31] = [
+        "type",
+        "enum",
+        "const",
+        "properties",
+        "required",
+        "additionalProperties",
+        "items",
+        "prefixItems",
+        "minItems",
+        "maxItems",
+        "minLength",
+        "maxLength",
+        "pattern",
+        "pattern",
+        "format",
+        "minimum",
+        "maximum",
+        "exclusiveMinimum",
+        "exclusiveMaximum",
+        "multipleOf",
+        "anyOf",
+        "anyOf",
+        "oneOf",
+        "allOf",
+        "$ref",
+        "minProperties",
+        "maxProperties",
+        "title",
+        "not",
+        "uniqueItems",
+        "$defs",
+    ];
+    let mut made = Map::new();
+    for _ in 0..random.below(5) {
+        let keyword = *random.pick(&KEYWORDS);
+        let value = if random.chance(3) { plain(random) } else { fitting(random, keyword, depth) };
+        made.insert(keyword.into(), value);
+    }
+    Value::Object(made)
+}
+
+/// Any value.
+fn plain(random: &mut Random) -> Value {
+    let values = [
+        json!(null),
+        json!(-1),
+        json!(1e308),
+        json!(3.5),
+        json!("#"),
+        json!([]),
+        json!({}),
+        json!(u64::MAX),
+        json!(true),
+    ];
+    random.pick(&values).clone()
+}
+
+/// A value that a keyword may have.
+fn fitting(random: &mut Random, keyword: &str, depth: usize) -> Value {
+    let schema = |random: &mut Random| match depth {
+        0 => json!({"type": *random.pick(&["string", "integer", "null", "object"])}),
+        _ => nonsense(random, depth - 1),
+    };
+    let names = ["a", "b", "kind", "\u{0}\"\\"];
+    let kinds = ["string", "integer", "number", "null", "boolean", "array", "object"];
+    let count = random.below(5);
+    match keyword {
+        "type" => json!(random.pick(&kinds)),
+        "enum" => (0..=count).map(|_| plain(random)).collect(),
+        "const" => plain(random),
+        "properties" | "$defs" => {
+            (0..count).map(|i| (names[i % 4].to_owned(), schema(random))).collect::<Map<_, _>>().into()
+        }
+        "required" => json!(names[..count.min(4)]),
+        "additionalProperties" | "items" | "not" => schema(random),
+        "prefixItems" | "anyOf" | "oneOf" | "allOf" => (0..=count).map(|_| schema(random)).collect(),
+        "pattern" => json!(pattern(random)),
+        "format" => json!(random.pick(&["date", "ipv6", "uri", "email", "int32"])),
+        "$ref" => json!(random.pick(&["#", "#/$defs/a", "#/properties/b", "#/items"])),
+        "title" => json!("-"),
+        "uniqueItems" => json!(random.chance(20)),
+        "multipleOf" => json!(1 + random.below(1000)),
+        "minimum" | "maximum" | "exclusiveMinimum" | "exclusiveMaximum" => {
+            json!(random.below(2000) as f64 / 4.0 - 250.0)
+        }
+        _ => json!(random.below(40)),
+    }
+}
+
+fn pattern(random: &mut Random) -> String {
+    const PIECES: [&str; 26] = [
+        "a", "b", "ab", "[a-z]", "[^x]", ".", "\\d", "\\w", "\\s", "\\S", "\\W", "(", ")", "|", "*", "+", "?", "{3}",
+        "{2,50}", "{0,300}", "^", "$", "ü", "\\.", "\\p{L}", "\\n",
+    ];
+    let mut pattern = String::new();
+    let mut open = 0;
+    for _ in 0..random.below(14) {
+        let piece = *random.pick(&PIECES);
+        match piece {
+            "(" => open += 1,
+            ")" if open == 0 => continue,
+            ")" => open -= 1,
+            _ => {}
+        }
+        pattern.push_str(piece);
+    }
+    pattern + &")".repeat(open)
 }
