@@ -7,8 +7,10 @@
 use llguidance::derivre::{RegexAst, RegexBuilder, StateID};
 use std::collections::HashMap;
 
-/// States of all lexemes of a form together.
-pub(super) const MAX_STATES: usize = 20_000;
+/// States of all lexemes of a form together: some 30 bytes each.
+pub(super) const MAX_STATES: usize = 300_000;
+/// States of a regular expression, which cost the parser much more.
+const MAX_REGEX_STATES: usize = 20_000;
 /// Work of the derivatives, in their own unit: some nodes of an expression.
 const MAX_COST: u64 = 1_000_000;
 const NONE: u32 = u32::MAX;
@@ -117,7 +119,7 @@ impl Table {
                 }
             }
             states.push(ranges);
-            if found.len() > MAX_STATES || regex.cost() > MAX_COST {
+            if found.len() > MAX_REGEX_STATES || regex.cost() > MAX_COST {
                 return Err(NoAutomaton::TooLarge);
             }
         }

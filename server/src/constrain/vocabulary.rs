@@ -66,6 +66,8 @@ impl Vocabulary {
             step_lexer_fuel: 500_000,
             max_lexer_states: 60_000,
             max_grammar_size: 60_000,
+            max_items_in_row: 10_000,
+            step_max_items: 200_000,
             verbose_errors: false,
             ..ParserLimits::default()
         };

@@ -23,7 +23,9 @@ const NEVER: u32 = u32::MAX;
 const MAX_CUT: usize = 64;
 const MAX_CUT_STATES: usize = 2_000;
 /// Ways to read one text.
-const MAX_READINGS: usize = 500;
+const MAX_READINGS: usize = 2_000;
+/// So many are compared one by one.
+const FEW_READINGS: usize = 24;
 
 /// A form and its costs.
 pub(super) struct Ways {
@@ -332,7 +334,7 @@ impl Ways {
 }
 
 /// What must follow, from the next symbol on.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, Hash)]
 struct Next {
     symbol: Symbol,
     after: After,
@@ -345,7 +347,7 @@ struct Next {
 type After = Option<Arc<Next>>;
 
 /// One way to read a text: within a lexeme, and what follows.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Place {
     lexeme: usize,
     state: u32,
@@ -437,13 +439,23 @@ impl Reading {
 
     /// The ways to read a byte after those ways.
     fn step(&self, places: &[Place], byte: u8) -> Result<Vec<Place>, Lost> {
-        let mut ways = Vec::new();
+        let mut ways: Vec<Place> = Vec::new();
+        let mut known = HashSet::new();
         let mut add = |lexeme: usize, state: u32, after: &After| {
             let Some(state) = self.lexeme(lexeme).and_then(|read| read.step(state, byte)) else {
                 return;
             };
             let place = Place { lexeme, state, after: after.clone() };
-            if !ways.contains(&place) {
+            if ways.len() < FEW_READINGS {
+                if !ways.contains(&place) {
+                    ways.push(place);
+                }
+                return;
+            }
+            if known.is_empty() {
+                known.extend(ways.iter().cloned());
+            }
+            if known.insert(place.clone()) {
                 ways.push(place);
             }
         };

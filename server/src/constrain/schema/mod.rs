@@ -40,10 +40,14 @@ const MAX_DEPTH: usize = 128;
 const MAX_PATTERN: usize = 1_000;
 /// The work for texts that several expressions match grows with the product of their sizes.
 const MAX_EXPRESSIONS: usize = 2;
+/// Properties of one object: the parser considers all that are optional at once.
+const MAX_PROPERTIES: usize = 1_000;
+/// Members of one `anyOf` or `oneOf`. An answer may begin like all of them, and all are followed until it differs.
+const MAX_MEMBERS: usize = 256;
 /// Parts that must hold at once.
 const MAX_PARTS: usize = 200;
 /// Comparisons of values with schemas, and of schemas with each other.
-const MAX_WORK: usize = 100_000;
+const MAX_WORK: usize = 500_000;
 /// Counts above this are as good as none: an answer has no room for them.
 const MAX_COUNT: u64 = 1 << 20;
 
@@ -245,8 +249,15 @@ impl<'a, 'r> Schemas<'a, 'r> {
         } else {
             rest[choice].one_of = false;
         }
+        let members = members.unwrap_or_default();
+        if members.len() > MAX_MEMBERS {
+            let (count, at) = (members.len(), &keywords.place.at);
+            return Err(Refused::new(format!(
+                "the schema cannot be used: `{name}` has {count} members, more than {MAX_MEMBERS}, at {at}"
+            )));
+        }
         let mut options = Vec::new();
-        for (i, member) in members.unwrap_or_default().iter().enumerate() {
+        for (i, member) in members.iter().enumerate() {
             let place = keywords.place.below(member, format_args!("{name}/{i}"));
             let added = self.expand(vec![place])?;
             options.push(added.map(|added| rest.iter().cloned().chain(added).collect()));
@@ -300,7 +311,7 @@ impl<'a, 'r> Schemas<'a, 'r> {
                 let patterns = usize::from(keywords.pattern.is_some() || keywords.format.is_some());
                 let others = keywords.values.as_ref().map_or(0, Vec::len);
                 let others = if std::ptr::eq(&**keywords, &*first.keywords) { 0 } else { others };
-                self.pay(1 + 20 * patterns + others / 16, &keywords.place.at)?;
+                self.pay(1 + 100 * patterns + others / 16, &keywords.place.at)?;
             }
             let others = |part: &Part| std::ptr::eq(&*part.keywords, &*first.keywords) || part.keywords.lists(value);
             if parts.iter().all(|part| others(part) && exclusive::holds(&part.keywords, value)) {
@@ -423,6 +434,13 @@ impl<'a, 'r> Schemas<'a, 'r> {
                     names.push(name);
                 }
             }
+        }
+        if names.len() > MAX_PROPERTIES {
+            let at = &parts[0].keywords.place.at;
+            return Err(Refused::new(format!(
+                "the schema cannot be used: an object has {} properties, more than {MAX_PROPERTIES}, at {at}",
+                names.len()
+            )));
         }
         let additional = if others_are_written(parts) { Some(self.property(parts, None)?) } else { None };
         let count = |count: u64| count.min(MAX_COUNT) as u32;
