@@ -19,6 +19,8 @@ use crate::engine::job::Constraint;
 
 /// Parsers of JSON take 128 objects and lists within each other; the tokens that open them come in bundles.
 const MAX_DEPTH: u32 = 64;
+/// Tokens that complete a character in text.
+const PART_OF_CHARACTER: usize = 3;
 /// So many tokens are tried one by one; more are given up, unless they are known to be all right.
 const MAX_TRIED: usize = 4_000;
 
@@ -78,7 +80,8 @@ impl Answer {
             unsure.sub(self.vocabulary.with_few(lexemes));
         }
         match self.reading.within() {
-            Within::Text => unsure.sub(&self.vocabulary.without_tag),
+            Within::Text { .. } if left >= PART_OF_CHARACTER => unsure.sub(&self.vocabulary.without_tag),
+            Within::Text { whole: true } => unsure.sub(&self.vocabulary.whole_without_tag),
             Within::String(dearer) if dearest + dearer as usize <= left => unsure.sub(&self.vocabulary.without_quote),
             _ => {}
         }
@@ -182,6 +185,7 @@ impl Constraint for Answer {
 
 #[cfg(test)]
 mod tests {
+    use super::super::vocabulary::CLASSES;
     use super::super::{Format, Grammars, Tool, ToolChoice, Tools};
     use super::*;
     use serde_json::json;
@@ -237,6 +241,7 @@ mod tests {
                 let (tokens, complete) = answer.grammatical().unwrap();
                 let written = String::from_utf8_lossy(&text).into_owned();
                 assert_eq!(complete, answer.reading.left_after(b"") == Some(0), "{written}");
+                check_growth(&answer, &written);
                 let mut allowed = Vec::new();
                 for token in 0..tokenizer.vocab_size() as u32 {
                     let bytes = tokenizer.token_bytes(token);
@@ -254,6 +259,32 @@ mod tests {
         }
     }
 
+    /// Whether tokens make what is left no dearer than is reckoned without trying them.
+    fn check_growth(answer: &Answer, written: &str) {
+        let (reading, vocabulary) = (&answer.reading, &answer.vocabulary);
+        let dearest = reading.dearest_left();
+        let check = |tokens: &SimpleVob, limit: usize| {
+            for token in tokens.iter() {
+                let bytes = vocabulary.bytes(token);
+                let left = reading.left_after(bytes).unwrap_or(0);
+                assert!(left <= limit, "{written} then {}: {left}, not {limit}", String::from_utf8_lossy(bytes));
+            }
+        };
+        for lexemes in 0..CLASSES {
+            check(vocabulary.with_few(lexemes), dearest + reading.growth() * (lexemes + 1));
+        }
+        match reading.within() {
+            Within::Text { whole } => {
+                check(&vocabulary.without_tag, PART_OF_CHARACTER);
+                if whole {
+                    check(&vocabulary.whole_without_tag, 0);
+                }
+            }
+            Within::String(dearer) => check(&vocabulary.without_quote, dearest + dearer as usize),
+            Within::Other => {}
+        }
+    }
+
     #[test]
     fn both_readers_agree() {
         let schemas = [
@@ -264,6 +295,10 @@ mod tests {
             json!({"type": "object", "properties": {
                 "a": {"type": "string", "pattern": "^a+b?$"}, "b": {"type": "boolean"}, "a\"": {"type": "array"},
             }, "required": ["b"], "additionalProperties": {"type": "string", "minLength": 1, "maxLength": 2}}),
+            json!({"type": "object", "additionalProperties": {"type": "array", "items": {"type": "string", "pattern":
+                "^[0-9]{7,15}$"}, "minItems": 3}}),
+            json!({"type": "array", "items": {"type": "object", "properties": {"a": {"const": "a long text to write"},
+                "b": {"type": "array", "items": {"type": "integer", "minimum": 1000}, "minItems": 2}}}}),
             json!({"anyOf": [{"type": "string", "format": "date"}, {"type": "string", "minLength": 3, "maxLength": 12},
                 {"type": "object", "properties": {"a": {"$ref": "#"}}, "minProperties": 1}]}),
         ];

@@ -15,7 +15,7 @@ const MAX_BYTES: usize = (1 << 22) - 1;
 /// Classes of tokens by their bytes: none, and powers of two.
 const LENGTHS: usize = 9;
 /// Classes of tokens by the lexemes that they can go on to.
-const CLASSES: usize = 8;
+pub(super) const CLASSES: usize = 8;
 
 /// What is made once for a model.
 pub(super) struct Vocabulary {
@@ -29,6 +29,8 @@ pub(super) struct Vocabulary {
     most: usize,
     pub(super) without_quote: SimpleVob,
     pub(super) without_tag: SimpleVob,
+    /// Of these, the ones that are whole characters.
+    pub(super) whole_without_tag: SimpleVob,
     /// Tokens that begin with a quote; after the first set also those with at most 1, 2, 4 ... bytes.
     short: [SimpleVob; LENGTHS],
     /// Tokens that open no object or list.
@@ -83,6 +85,7 @@ impl Vocabulary {
             most: words.iter().map(|word| lexemes(word)).max().unwrap_or(0),
             without_quote: set(&|word| !word.contains(&b'"')),
             without_tag: set(&|word| !word.contains(&b'>')),
+            whole_without_tag: set(&|word| !word.contains(&b'>') && std::str::from_utf8(word).is_ok()),
             short: std::array::from_fn(|class| {
                 set(&|word| word.len() <= 1 << class >> 1 || word.first() == Some(&b'"'))
             }),

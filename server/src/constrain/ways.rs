@@ -306,11 +306,8 @@ impl Ways {
                     let (first, more) = match symbol {
                         Symbol::Lexeme(lexeme) => (self.lexemes[lexeme].as_ref().map_or(0, |read| read.largest), 0),
                         Symbol::Rule(rule) => (dearest[rule], 0),
-                        Symbol::Repeat { rule, min, max } => {
-                            let (least, once) = (self.cost[rule], dearest[rule]);
-                            // Beyond the minimum all of a repetition is growth.
-                            growth = growth.max(if max > min { once } else { once.saturating_sub(least) });
-                            (once, least.saturating_mul(min.saturating_sub(1)))
+                        Symbol::Repeat { rule, min, .. } => {
+                            (dearest[rule], self.cost[rule].saturating_mul(min.saturating_sub(1)))
                         }
                     };
                     let rest = self.sequence_cost(&alternative[i + 1..]);
@@ -323,6 +320,14 @@ impl Ways {
                 if unsettled[user] == 0 {
                     ready.push(user);
                 }
+            }
+        }
+        for symbol in self.rules.iter().flatten().flatten() {
+            if let Symbol::Repeat { rule, min, max } = *symbol
+                && max > min
+            {
+                // Beyond the minimum all of it is growth.
+                growth = growth.max(dearest[rule]);
             }
         }
         self.growth = growth;
@@ -373,8 +378,10 @@ pub(super) enum Lost {
 /// What a token may hold and change little.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Within {
-    /// Text before calls of tools: what begins no call changes nothing.
-    Text,
+    /// Text before calls of tools, which may end here unless a character is not whole.
+    Text {
+        whole: bool,
+    },
     /// A string: what has no quote can make what is left dearer by this.
     String(u32),
     Other,
@@ -496,6 +503,11 @@ impl Reading {
         place.after.as_ref().map_or(within, |next| within.saturating_add(next.cost))
     }
 
+    /// The fewest tokens to an end; 0 where the answer may end.
+    fn left(&self) -> usize {
+        self.places.iter().map(|place| self.cost(place)).min().unwrap_or(NEVER) as usize
+    }
+
     /// The fewest tokens to an end after more text, if it fits; 0 where the answer may end.
     pub(super) fn left_after(&self, text: &[u8]) -> Option<usize> {
         let places = self.after(text).ok()?;
@@ -519,7 +531,7 @@ impl Reading {
             let Some(read) = self.lexeme(place.lexeme) else { continue };
             let begun = place.state > 0 && !read.is_end(place.state);
             match read.kind {
-                RegexKind::Text => return Within::Text,
+                RegexKind::Text => return Within::Text { whole: self.left() == 0 },
                 RegexKind::Quoted if begun => dearer = dearer.max(read.largest - read.cost(place.state)),
                 _ => return Within::Other,
             }

@@ -15,6 +15,20 @@ fn validator(schema: &Value) -> jsonschema::Validator {
     jsonschema::options().should_validate_formats(true).build(schema).unwrap()
 }
 
+#[test]
+fn tight_budgets_are_kept() {
+    for seed in 0..150 {
+        let mut random = Random::new(seed + 40_000);
+        let schema = schemas::schema(&mut random);
+        let model = &MODELS[seed as usize % MODELS.len()];
+        let grammar = model.grammars.compile(Format::JsonSchema(&schema), None).unwrap().unwrap();
+        let budget = 2 + random.below(250);
+        if grammar.constraint(budget).is_ok() {
+            check(model, &schema, &[budget, budget + 1, budget + 9, budget + 30], seed);
+        }
+    }
+}
+
 /// Writes a few answers under a schema and checks each.
 fn check(model: &Model, schema: &Value, budgets: &[usize], seed: u64) {
     let grammar = match model.grammars.compile(Format::JsonSchema(schema), None) {
