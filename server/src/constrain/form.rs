@@ -25,7 +25,7 @@ pub(super) fn rules(format: Format<'_>, tools: Option<&Tools>) -> Result<Option<
     };
     let json = schema.map(|schema| schemas.symbol(&[schema], "")).transpose()?;
     let mut arguments = Vec::new();
-    for (i, tool) in tools.iter().flat_map(|tools| &tools.tools).enumerate() {
+    for (i, tool) in tools.iter().flat_map(|tools| tools.tools.iter()).enumerate() {
         let schema = tool.parameters.as_ref().unwrap_or(no_arguments());
         arguments.push(schemas.symbol(&[an_object(), schema], &format!("tools[{i}].parameters"))?);
     }

@@ -1,7 +1,7 @@
 //! Answers of a given form: JSON, JSON of a schema, calls of tools.
 //!
 //! [`Grammars`] is made once for a model, a [`Grammar`] for each request, and a
-//! [`Constraint`](crate::engine::job::Constraint) for its answers. `llguidance` says which tokens may come next.
+//! [`Constraint`] for its answers. `llguidance` says which tokens may come next.
 
 mod answer;
 mod automaton;

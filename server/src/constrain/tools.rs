@@ -7,6 +7,7 @@
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::fmt::Write;
+use std::sync::Arc;
 
 use super::Refused;
 
@@ -42,7 +43,7 @@ pub enum ToolChoice {
 /// The tools of a request.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tools {
-    pub(super) tools: Vec<Tool>,
+    pub(super) tools: Arc<[Tool]>,
     pub(super) choice: ToolChoice,
     /// Whether there may be more than one call.
     pub(super) parallel: bool,
@@ -75,7 +76,7 @@ impl Tools {
             let name: String = name.chars().take(MAX_NAME).collect();
             return Err(Refused::new(format!("`tool_choice` names `{name}`, which is not among `tools`")));
         }
-        Ok(Self { tools, choice, parallel })
+        Ok(Self { tools: tools.into(), choice, parallel })
     }
 
     /// Tells a model of the tools: for a system message, after what it says otherwise.
@@ -84,7 +85,7 @@ impl Tools {
             "You can use the tools below. Each line describes one: its name, what it does, and the JSON schema of its \
              arguments.\n\n",
         );
-        for tool in &self.tools {
+        for tool in self.tools.iter() {
             let mut line = json!({"name": tool.name});
             if let Some(description) = &tool.description {
                 line["description"] = json!(description);
@@ -123,8 +124,14 @@ impl Tools {
     }
 
     /// Finds the calls in an answer. `answer` becomes part of their ids, which must differ from those of other answers.
-    pub fn reader<'a>(&'a self, answer: &'a str) -> ToolReader<'a> {
-        ToolReader { tools: self, answer, held: String::new(), tried: None, calls: 0 }
+    pub fn reader(&self, answer: &str) -> ToolReader {
+        ToolReader {
+            tools: Arc::clone(&self.tools),
+            answer: answer.to_owned(),
+            held: String::new(),
+            tried: None,
+            calls: 0,
+        }
     }
 }
 
@@ -150,9 +157,9 @@ pub enum Piece {
 
 /// Takes the text of an answer apart, however it is cut. Calls come whole, so none is ever seen that is not valid.
 #[derive(Clone, Debug)]
-pub struct ToolReader<'a> {
-    tools: &'a Tools,
-    answer: &'a str,
+pub struct ToolReader {
+    tools: Arc<[Tool]>,
+    answer: String,
     /// Text that may belong to a call.
     held: String,
     /// Within a call: how much of `held` has been searched for its end.
@@ -166,7 +173,7 @@ struct Written {
     arguments: serde_json::Map<String, Value>,
 }
 
-impl ToolReader<'_> {
+impl ToolReader {
     /// Takes more text and returns what is certain now.
     pub fn push(&mut self, text: &str) -> Vec<Piece> {
         self.held.push_str(text);
@@ -225,7 +232,7 @@ impl ToolReader<'_> {
     /// The call in `held[..end]`, if that is one.
     fn call(&mut self, end: usize) -> Option<ToolCall> {
         let call: Written = serde_json::from_str(&self.held[..end]).ok()?;
-        if !self.tools.tools.iter().any(|tool| tool.name == call.name) {
+        if !self.tools.iter().any(|tool| tool.name == call.name) {
             return None;
         }
         let id = format!("call_{}_{}", self.answer, self.calls);
