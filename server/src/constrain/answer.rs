@@ -13,8 +13,8 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use super::Refused;
+use super::reading::{Reading, Within};
 use super::vocabulary::Vocabulary;
-use super::ways::{Reading, Within};
 use crate::engine::job::Constraint;
 
 /// Parsers of JSON take 128 objects and lists within each other; the tokens that open them come in bundles.
@@ -24,7 +24,6 @@ const PART_OF_CHARACTER: usize = 3;
 /// So many tokens are tried one by one; more are given up, unless they are known to be all right.
 const MAX_TRIED: usize = 4_000;
 
-#[derive(Clone)]
 pub(super) struct Answer {
     parser: TokenParser,
     reading: Reading,
@@ -122,7 +121,13 @@ pub(super) fn caught<T>(work: impl FnOnce() -> T) -> Result<T, Refused> {
 
 impl Constraint for Answer {
     fn fork(&self) -> Box<dyn Constraint> {
-        Box::new(Self { parser: self.parser.deep_clone(), ..self.clone() })
+        Box::new(Self {
+            parser: self.parser.deep_clone(),
+            reading: self.reading.clone(),
+            vocabulary: Arc::clone(&self.vocabulary),
+            left: self.left,
+            state: self.state.clone(),
+        })
     }
 
     fn allow(&mut self, mask: &mut [u32]) -> Result<(), String> {

@@ -4,9 +4,10 @@ use serde_json::Value;
 use std::rc::Rc;
 
 use super::super::Refused;
+use super::containers::{others_are_written, property_places};
 use super::keywords::{ARRAY, BOOLEAN, FRACTION, INTEGER, Keywords, NULL, OBJECT, STRING, Types};
 use super::number::Bound;
-use super::{Part, Place, Schemas, others_are_written, property_places, referred, written_types};
+use super::{Part, Place, Schemas, referred, written_types};
 
 /// How deep `oneOf` is looked into.
 const MAX_DEPTH: usize = 6;
