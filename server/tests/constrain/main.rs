@@ -3,6 +3,7 @@
 mod refused;
 mod schemas;
 mod speed;
+mod story;
 mod tools;
 mod writer;
 
