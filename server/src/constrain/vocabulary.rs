@@ -17,6 +17,33 @@ const LENGTHS: usize = 9;
 /// Classes of tokens by the lexemes that they can go on to.
 pub(super) const CLASSES: usize = 8;
 
+/// The bytes of a model's tokens; none for those that no constrained answer has.
+pub(super) struct Words {
+    words: Vec<Box<[u8]>>,
+    ends: Vec<u32>,
+}
+
+impl Words {
+    /// # Errors
+    /// A vocabulary with more than 4 MiB of text.
+    pub(super) fn new(tokenizer: &Tokenizer) -> Result<Self, Refused> {
+        let word = |id| match tokenizer.token_bytes(id) {
+            // The tree keeps 0xff for itself; no text has it.
+            bytes if bytes.len() <= MAX_TOKEN && bytes.first() != Some(&TokTrie::SPECIAL_TOKEN_MARKER) => bytes.into(),
+            _ => Box::default(),
+        };
+        let words: Vec<Box<[u8]>> = (0..tokenizer.vocab_size() as u32).map(word).collect();
+        let bytes: usize = words.iter().map(|word| word.len()).sum();
+        if bytes > MAX_BYTES {
+            return Err(Refused::new(format!(
+                "the tokens of this model have {bytes} bytes together; JSON and tools need a model with at most \
+                 {MAX_BYTES}"
+            )));
+        }
+        Ok(Self { words, ends: tokenizer.end_tokens().to_vec() })
+    }
+}
+
 /// What is made once for a model.
 pub(super) struct Vocabulary {
     pub(super) factory: ParserFactory,
@@ -39,24 +66,9 @@ pub(super) struct Vocabulary {
 
 impl Vocabulary {
     /// # Errors
-    /// A vocabulary with more than 4 MiB of text.
-    pub(super) fn new(tokenizer: &Tokenizer) -> Result<Self, Refused> {
-        let words: Vec<Vec<u8>> = (0..tokenizer.vocab_size() as u32)
-            .map(|id| match tokenizer.token_bytes(id) {
-                // The tree keeps 0xff for itself; no text has it.
-                bytes if bytes.len() <= MAX_TOKEN && bytes.first() != Some(&TokTrie::SPECIAL_TOKEN_MARKER) => {
-                    bytes.to_vec()
-                }
-                _ => Vec::new(),
-            })
-            .collect();
-        let bytes: usize = words.iter().map(Vec::len).sum();
-        if bytes > MAX_BYTES {
-            return Err(Refused::new(format!(
-                "the tokens of this model have {bytes} bytes together; JSON and tools need a model with at most \
-                 {MAX_BYTES}"
-            )));
-        }
+    /// None that is known.
+    pub(super) fn new(Words { words, ends }: &Words) -> Result<Self, Refused> {
+        let words: Vec<Vec<u8>> = words.iter().map(|word| word.to_vec()).collect();
         // End tokens are no business of the tree: whether an answer may end is known without it.
         let info = TokRxInfo::new(words.len() as u32, INVALID_TOKEN);
         let tokens = Arc::new(Tokens { tree: TokTrie::from(&info, &words) });
@@ -73,23 +85,23 @@ impl Vocabulary {
             verbose_errors: false,
             ..ParserLimits::default()
         };
-        let set = |holds: &dyn Fn(&[u8]) -> bool| {
+        let set = |holds: &dyn Fn(usize, &[u8]) -> bool| {
             let mut tokens = tokens.tree.alloc_token_set();
-            words.iter().enumerate().for_each(|(id, word)| tokens.set(id, holds(word)));
+            words.iter().enumerate().for_each(|(id, word)| tokens.set(id, holds(id, word)));
             tokens
         };
+        let further: Vec<usize> = words.iter().map(|word| lexemes(word)).collect();
+        let begins = |word: &[u8]| word.first() == Some(&b'"');
         Ok(Self {
             factory,
-            ends: tokenizer.end_tokens().to_vec(),
-            few: std::array::from_fn(|class| set(&|word| lexemes(word) <= class)),
-            most: words.iter().map(|word| lexemes(word)).max().unwrap_or(0),
-            without_quote: set(&|word| !word.contains(&b'"')),
-            without_tag: set(&|word| !word.contains(&b'>')),
-            whole_without_tag: set(&|word| !word.contains(&b'>') && std::str::from_utf8(word).is_ok()),
-            short: std::array::from_fn(|class| {
-                set(&|word| word.len() <= 1 << class >> 1 || word.first() == Some(&b'"'))
-            }),
-            without_opening: set(&|word| !word.iter().any(|byte| b"[{".contains(byte))),
+            ends: ends.clone(),
+            few: std::array::from_fn(|class| set(&|id, _| further[id] <= class)),
+            most: further.iter().copied().max().unwrap_or(0),
+            without_quote: set(&|_, word| !word.contains(&b'"')),
+            without_tag: set(&|_, word| !word.contains(&b'>')),
+            whole_without_tag: set(&|_, word| !word.contains(&b'>') && std::str::from_utf8(word).is_ok()),
+            short: std::array::from_fn(|class| set(&|_, word| word.len() <= (1 << class >> 1) || begins(word))),
+            without_opening: set(&|_, word| !word.iter().any(|byte| b"[{".contains(byte))),
             tokens,
         })
     }

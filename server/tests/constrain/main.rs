@@ -9,7 +9,7 @@ mod writer;
 
 use serde_json::{Value, json};
 use tritone_runtime::tokenizer::{PreTokenizer, Tokenizer, VocabKind, VocabSpec};
-use tritone_server::constrain::Format;
+use tritone_server::constrain::{Format, Grammars};
 use writer::{MODELS, Model, Random, TASTES, Taste, allowed, write};
 
 fn validator(schema: &Value) -> jsonschema::Validator {
@@ -199,4 +199,17 @@ fn without_end_tokens_nothing_follows() {
         }
         assert!(grammar.constraint(5).is_err());
     }
+}
+
+#[test]
+fn a_vocabulary_that_is_too_large_is_refused() {
+    let mut words: Vec<String> = (0..=255).map(|byte| format!("<0x{byte:02X}>")).collect();
+    words.extend((0..25_000).map(|i| format!("{i:0>200}")));
+    // Tokens that no answer has count for nothing.
+    words.push("=".repeat(5 << 20));
+    let mut spec = VocabSpec::new(VocabKind::Spm);
+    spec.tokens = words.iter().map(String::as_bytes).collect();
+    spec.scores = vec![0.0; words.len()];
+    let refused = Grammars::new(&Tokenizer::new(&spec).unwrap()).err().unwrap().to_string();
+    assert!(refused.contains("have 5000256 bytes"), "{refused}");
 }
