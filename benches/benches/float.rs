@@ -59,7 +59,7 @@ fn attention(c: &mut Criterion) {
     for kernels in instances() {
         let mut group = c.benchmark_group(format!("float-attention-{}", kernels.name()));
         let keys = halves(&kernels, ATTENTION_BLOCK * HEAD_DIM);
-        let block = CachedBlock { keys: &keys, values: &keys, n_keys: ATTENTION_BLOCK };
+        let block = CachedBlock { keys: &keys, values: &keys, first_key: 0, n_keys: ATTENTION_BLOCK };
         group.throughput(Throughput::Bytes(4 * keys.len() as u64));
         for n_queries in [1, 4] {
             let queries = values(n_queries * HEAD_DIM);
@@ -89,6 +89,9 @@ fn elementwise(c: &mut Criterion) {
         group.bench_function("exp", |b| b.iter(|| kernels.exp(black_box(&x), &mut out)));
         group.bench_function("silu_gate", |b| {
             b.iter(|| kernels.silu_gate(black_box(&x), &y, &mut out));
+        });
+        group.bench_function("gelu_gate", |b| {
+            b.iter(|| kernels.gelu_gate(black_box(&x), &y, &mut out));
         });
         group.bench_function("relu2_gate", |b| {
             b.iter(|| kernels.relu2_gate(black_box(&x), &y, &mut out));

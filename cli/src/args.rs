@@ -1,7 +1,7 @@
 //! What can be said on the command line.
 
 use crate::commands::{
-    bench::BenchArgs, chat::ChatArgs, check::CheckArgs, compare::CompareArgs, convert::ConvertArgs,
+    bench::BenchArgs, chat::ChatArgs, check::CheckArgs, compare::CompareArgs, convert::ConvertArgs, embed::EmbedArgs,
     inspect::InspectArgs, logits::LogitsArgs, perplexity::PerplexityArgs, run::RunArgs, synth::SynthArgs,
     tokenize::TokenizeArgs,
 };
@@ -28,6 +28,7 @@ const EXAMPLES: &str = "Examples:
   tritone                                      a story from the model in the binary
   tritone run -m model.gguf -p 'The sky is'    continue a text
   tritone chat -m model.gguf                   talk
+  tritone embed -m model.gguf -f lines.txt     texts to vectors
   tritone logits -p 'Once upon' --all --hash   a fingerprint of what the model says
   tritone inspect model.gguf                   what a file holds
   tritone tokenize -p 'Once upon a time'       text to tokens
@@ -73,6 +74,9 @@ Examples:
   tritone chat -m model.gguf --system 'You answer in one sentence.' --temp 0
   echo 'Who was Aesop?' | tritone chat -m model.gguf -q\n\n{EXIT_STATUS}"))]
     Chat(ChatArgs),
+    /// Turn texts into vectors whose angles tell how alike they are
+    #[command(after_help = format!("{}\n\n{EXIT_STATUS}", crate::commands::embed::HELP))]
+    Embed(EmbedArgs),
     /// Show what the model says after a prompt, for comparing engines
     #[command(after_help = format!("Examples:
   tritone logits -p 'Once upon a time'

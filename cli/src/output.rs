@@ -37,9 +37,14 @@ impl Listing {
         self.0.write_all(bytes).map_err(Stop::stdout)
     }
 
+    /// Hands over what is there.
+    pub fn flush(&mut self) -> Result<()> {
+        self.0.flush().map_err(Stop::stdout)
+    }
+
     /// Hands everything over.
     pub fn finish(mut self) -> Result<()> {
-        self.0.flush().map_err(Stop::stdout)
+        self.flush()
     }
 }
 

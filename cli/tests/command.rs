@@ -41,7 +41,7 @@ fn files_that_are_no_models_are_refused() {
 
 #[test]
 fn every_command_has_help_with_examples() {
-    for command in ["run", "chat", "logits", "inspect", "tokenize", "convert", "synth", "bench"] {
+    for command in ["run", "chat", "embed", "logits", "inspect", "tokenize", "convert", "synth", "bench"] {
         let output = tritone(&[command, "--help"]);
         assert!(output.status.success());
         assert!(String::from_utf8_lossy(&output.stdout).contains("Examples:"), "{command}");

@@ -44,6 +44,7 @@ pub mod isa;
 pub mod kernel;
 pub mod line;
 pub mod matrix;
+pub mod probe;
 pub mod registry;
 pub mod screen;
 pub mod selftest;

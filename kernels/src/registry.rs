@@ -107,6 +107,8 @@ static KERNELS: &[Kernel] = &[
     gemv!("gemv-i2s-neon", I2S, MultiplyAdd, Neon, i2s::neon, prepare: i2s::scalar),
     gemv!("gemv-i2s-scalar", I2S, MultiplyAdd, Scalar, i2s::scalar),
     #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
+    skip_columns!("gemv-c2-avx512vnni", Gemv, Avx512Vnni, avx512vnni),
+    #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
     skip_columns!("gemv-c2-avx2", Gemv, Avx2, avx2),
     #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
     skip_columns!("gemv-c2-neon", Gemv, Neon, neon),

@@ -216,7 +216,7 @@ impl Inputs {
 
 type Run = fn(&FloatKernels, &Inputs, &mut [f32; OUT]);
 
-const OPERATIONS: [(&str, Run); 19] = [
+const OPERATIONS: [(&str, Run); 21] = [
     ("float-rms-norm", |float, inputs, out| float.rms_norm(&inputs.x, &inputs.y, 1e-5, &mut out[..N])),
     ("float-rms-norm-heads", |float, inputs, out| {
         out[..N_HEADS * HEAD].copy_from_slice(&inputs.x[..N_HEADS * HEAD]);
@@ -240,6 +240,7 @@ const OPERATIONS: [(&str, Run); 19] = [
     }),
     ("float-exp", |float, inputs, out| float.exp(&inputs.x, &mut out[..N])),
     ("float-silu-gate", |float, inputs, out| float.silu_gate(&inputs.x, &inputs.y, &mut out[..N])),
+    ("float-gelu-gate", |float, inputs, out| float.gelu_gate(&inputs.x, &inputs.y, &mut out[..N])),
     ("float-relu2-gate", |float, inputs, out| float.relu2_gate(&inputs.x, &inputs.y, &mut out[..N])),
     ("float-softmax", |float, inputs, out| {
         out[..N].copy_from_slice(&inputs.x);
@@ -263,8 +264,9 @@ const OPERATIONS: [(&str, Run); 19] = [
         out[..N_HEADS * HEAD].copy_from_slice(&inputs.x[..N_HEADS * HEAD]);
         float.rope_interleaved(&mut out[..N_HEADS * HEAD], HEAD, &inputs.y[..18], &inputs.y[18..36]);
     }),
-    ("float-attention-f16", attention::<u16>),
-    ("float-attention-f32", attention::<f32>),
+    ("float-attention-f16", |float, inputs, out| attention::<u16>(float, inputs, 0, out)),
+    ("float-attention-f32", |float, inputs, out| attention::<f32>(float, inputs, 0, out)),
+    ("float-attention-window", |float, inputs, out| attention::<u16>(float, inputs, N_KEYS / 2 + 3, out)),
     ("float-attention-join", |float, inputs, out| {
         let partial = |i: usize| Partial { max: inputs.y[i], sum: 1.0 + inputs.y[i].abs() };
         let partials = [partial(0), partial(1), partial(2), partial(3), partial(4), partial(5)];
@@ -283,8 +285,8 @@ fn widen(float: &FloatKernels, inputs: &Inputs, format: FloatFormat, out: &mut [
     float.widen(format, &inputs.stored(format)[..N * format.size()], &mut out[..N]);
 }
 
-/// Fills a cache and attends to it.
-fn attention<E: CacheElement>(float: &FloatKernels, inputs: &Inputs, out: &mut [f32; OUT]) {
+/// Fills a cache and attends to it from a key on.
+fn attention<E: CacheElement>(float: &FloatKernels, inputs: &Inputs, first_key: usize, out: &mut [f32; OUT]) {
     const KEY_BLOCK: usize = HEAD * KEY_LANES;
     let mut keys = [E::zeroed(); N_KEYS.div_ceil(KEY_LANES) * KEY_BLOCK];
     let mut values = [E::zeroed(); N_KEYS * HEAD];
@@ -298,7 +300,7 @@ fn attention<E: CacheElement>(float: &FloatKernels, inputs: &Inputs, out: &mut [
     first.copy_from_slice(&inputs.x);
     rest.copy_from_slice(&inputs.y[..rest.len()]);
     let mut partials = [Partial::default(); N_QUERIES];
-    let block = CachedBlock { keys: &keys, values: &values, n_keys: N_KEYS };
+    let block = CachedBlock { keys: &keys, values: &values, first_key, n_keys: N_KEYS };
     let (attended, joined) = out.split_at_mut(N_QUERIES * HEAD);
     float.attention_block(&queries, 0.15, block, attended, &mut partials);
     for (out, partial) in joined.chunks_exact_mut(2).zip(partials) {

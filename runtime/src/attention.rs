@@ -7,9 +7,11 @@
 use crate::config::Config;
 use crate::forward::Forward;
 use crate::kv_cache::HeadCache;
+use crate::model::Inner;
 use crate::profile::Observer;
+use std::ops::Range;
 use std::sync::Arc;
-use tritone_kernels::float::{ATTENTION_BLOCK, FloatKernels, Partial};
+use tritone_kernels::float::{ATTENTION_BLOCK, Partial};
 
 /// Floats of a partial result beside the weighted sum of values: the largest score and the sum of exponentials.
 const PARTIAL: usize = 2;
@@ -20,8 +22,8 @@ impl<O: Observer> Forward<'_, O> {
         if let [span] = self.spans.as_slice()
             && span.n_tokens == 1
         {
-            let n_keys = span.position + 1;
-            return self.attention_by_blocks(layer, n_keys, q);
+            let keys = keys(&self.model.config, layer, span.position);
+            return self.attention_by_blocks(layer, keys, q);
         }
         self.attention_by_tokens(layer, q)
     }
@@ -31,11 +33,12 @@ impl<O: Observer> Forward<'_, O> {
         let Config { n_heads, n_kv_heads, head_dim, .. } = self.model.config;
         let group = n_heads / n_kv_heads;
         let mut out = self.scratch.take(q.len());
-        // The cache of each token, and how many keys it sees.
+        // The cache of each token, and which keys it sees.
         let mut tokens = Vec::with_capacity(q.len() / (n_heads * head_dim));
         let mut caches = Vec::with_capacity(self.spans.len());
         for (i, span) in self.spans.iter_mut().enumerate() {
-            tokens.extend((span.position..span.position + span.n_tokens).map(|position| (i, position + 1)));
+            let positions = span.position..span.position + span.n_tokens;
+            tokens.extend(positions.map(|position| (i, keys(&self.model.config, layer, position))));
             caches.push(std::mem::take(&mut span.cache.layers[layer]));
         }
         let n_tokens = tokens.len();
@@ -49,12 +52,12 @@ impl<O: Observer> Forward<'_, O> {
             move |(model, caches, tokens, q), items, out: &mut Vec<f32>| {
                 for item in items {
                     let (token, kv_head) = (item / n_kv_heads, item % n_kv_heads);
-                    let (sequence, n_keys) = tokens[token];
+                    let (sequence, keys) = &tokens[token];
                     let first = (token * n_heads + kv_head * group) * head_dim;
                     let start = out.len();
                     out.resize(start + group * head_dim, 0.0);
                     let queries = &q[first..first + group * head_dim];
-                    attend(&model.float, &caches[sequence][kv_head], n_keys, head_dim, queries, &mut out[start..]);
+                    attend(model, &caches[*sequence][kv_head], keys, queries, &mut out[start..]);
                 }
             },
             |items, values| {
@@ -73,11 +76,12 @@ impl<O: Observer> Forward<'_, O> {
     }
 
     /// For one token: a work item is a key/value head and a block.
-    fn attention_by_blocks(&mut self, layer: usize, n_keys: usize, q: Vec<f32>) -> Vec<f32> {
+    fn attention_by_blocks(&mut self, layer: usize, keys: Range<usize>, q: Vec<f32>) -> Vec<f32> {
         let Config { n_heads, n_kv_heads, head_dim, .. } = self.model.config;
         let group = n_heads / n_kv_heads;
         let width = group * head_dim;
-        let n_blocks = n_keys.div_ceil(ATTENTION_BLOCK);
+        let blocks = blocks(&keys);
+        let (first_block, n_blocks) = (blocks.start, blocks.len());
         // Of each head: `[block][query][head_dim]` and `[block][query]`.
         let mut outs = vec![0.0; n_kv_heads * n_blocks * width];
         let mut partials = vec![Partial::default(); n_kv_heads * n_blocks * group];
@@ -90,11 +94,11 @@ impl<O: Observer> Forward<'_, O> {
             move |(model, cache, q), items, out: &mut Vec<f32>| {
                 let mut partials = vec![Partial::default(); group];
                 for item in items {
-                    let (kv_head, b) = (item / n_blocks, item % n_blocks);
+                    let (kv_head, b) = (item / n_blocks, first_block + item % n_blocks);
                     let start = out.len();
                     out.resize(start + width, 0.0);
                     let queries = &q[kv_head * width..(kv_head + 1) * width];
-                    attend_block(&model.float, &cache[kv_head], b, n_keys, queries, &mut out[start..], &mut partials);
+                    attend_block(model, &cache[kv_head], b, &keys, queries, &mut out[start..], &mut partials);
                     out.extend(partials.iter().flat_map(|partial| [partial.max, partial.sum]));
                 }
             },
@@ -118,32 +122,42 @@ impl<O: Observer> Forward<'_, O> {
     }
 }
 
-/// Attention of a few query heads that share one key/value head over its first `n_keys` keys:
-/// each block alone, then joined in order.
-fn attend(float: &FloatKernels, cache: &HeadCache, n_keys: usize, head_dim: usize, queries: &[f32], out: &mut [f32]) {
-    let n_queries = queries.len() / head_dim;
-    let n_blocks = n_keys.div_ceil(ATTENTION_BLOCK);
-    let mut outs = vec![0.0; n_blocks * queries.len()];
-    let mut partials = vec![Partial::default(); n_blocks * n_queries];
-    let per_block = outs.chunks_exact_mut(queries.len()).zip(partials.chunks_exact_mut(n_queries));
-    for (b, (out, partials)) in per_block.enumerate() {
-        attend_block(float, cache, b, n_keys, queries, out, partials);
-    }
-    float.attention_join(&partials, &outs, n_queries, out);
+/// The positions that the token at `position` sees in a layer.
+fn keys(config: &Config, layer: usize, position: usize) -> Range<usize> {
+    let end = position + 1;
+    end.saturating_sub(config.window_of(layer).unwrap_or(end))..end
 }
 
-/// Attention over block `b` of the first `n_keys` keys.
+/// The blocks in which some keys lie.
+fn blocks(keys: &Range<usize>) -> Range<usize> {
+    keys.start / ATTENTION_BLOCK..keys.end.div_ceil(ATTENTION_BLOCK)
+}
+
+/// Attention of a few query heads that share one key/value head over some of its keys: each block alone, then joined
+/// in order.
+fn attend(model: &Inner, cache: &HeadCache, keys: &Range<usize>, queries: &[f32], out: &mut [f32]) {
+    let n_queries = queries.len() / model.config.head_dim;
+    let blocks = blocks(keys);
+    let mut outs = vec![0.0; blocks.len() * queries.len()];
+    let mut partials = vec![Partial::default(); blocks.len() * n_queries];
+    let per_block = outs.chunks_exact_mut(queries.len()).zip(partials.chunks_exact_mut(n_queries));
+    for (b, (out, partials)) in blocks.zip(per_block) {
+        attend_block(model, cache, b, keys, queries, out, partials);
+    }
+    model.float.attention_join(&partials, &outs, n_queries, out);
+}
+
+/// Attention over those of some keys that lie in block `b`.
 fn attend_block(
-    float: &FloatKernels,
+    model: &Inner,
     cache: &HeadCache,
     b: usize,
-    n_keys: usize,
+    keys: &Range<usize>,
     queries: &[f32],
     out: &mut [f32],
     partials: &mut [Partial],
 ) {
-    let head_dim = queries.len() / partials.len();
-    let scale = 1.0 / (head_dim as f32).sqrt();
-    let n_keys = (n_keys - b * ATTENTION_BLOCK).min(ATTENTION_BLOCK);
-    cache.blocks[b].attend(float, n_keys, scale, queries, out, partials);
+    let first = b * ATTENTION_BLOCK;
+    let within = keys.start.max(first) - first..(keys.end - first).min(ATTENTION_BLOCK);
+    cache.blocks[b].attend(&model.float, within, model.config.attention_scale, queries, out, partials);
 }

@@ -13,7 +13,7 @@ use crate::steps::Steps;
 use std::sync::Arc;
 use tritone_kernels::float::ATTENTION_BLOCK;
 
-pub use crate::steps::Logits;
+pub use crate::steps::{LogSoftmax, Logits};
 
 /// Positions of a page of the KV cache.
 pub const PAGE_TOKENS: usize = ATTENTION_BLOCK;
@@ -72,8 +72,9 @@ impl Batch {
     /// Starts the threads.
     ///
     /// # Errors
-    /// The system refuses a thread.
+    /// The system refuses a thread, or the model makes embeddings (see [`crate::embedding::Embedder`]).
     pub fn new(model: &Model) -> Result<Batch> {
+        model.inner.has_logits()?;
         Ok(Batch { steps: Steps::new(Arc::clone(&model.inner))? })
     }
 
@@ -81,6 +82,13 @@ impl Batch {
     #[must_use]
     pub fn sequence(&self) -> Sequence {
         Sequence { tokens: Vec::new(), span: Span::new(self.steps.cache()) }
+    }
+
+    /// What turns the logits of a step, all of them, into log-probabilities with the bits of
+    /// [`crate::session::Session::log_softmax`].
+    #[must_use]
+    pub fn log_softmax(&self, logits: &[f32]) -> LogSoftmax {
+        self.steps.log_softmax(logits)
     }
 
     /// What was left out of products since the beginning.

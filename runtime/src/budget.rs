@@ -2,8 +2,9 @@
 //! from memory.
 
 use crate::kv_cache::CacheType;
-use crate::linear::PreparedInput;
+use crate::linear::{Linear, PreparedInput};
 use crate::model::Model;
+use crate::screen::Screen;
 use crate::skipped::Density;
 use crate::weights::{Layer, Weights};
 use std::sync::Arc;
@@ -78,10 +79,10 @@ impl Model {
     pub fn bytes_per_token(&self, context: usize, density: Density) -> TokenBytes {
         let weights = &self.inner.weights;
         let mut bytes = TokenBytes {
-            head: self.head_bytes(density.head_rows),
+            head: self.head_bytes(density),
             embedding: weights.embedding.row_bytes() as u64,
             norms: weights.norm_bytes(),
-            cache: self.cache_bytes(context),
+            cache: self.cache_bytes_in_sight(context),
             ..TokenBytes::default()
         };
         for layer in &weights.layers {
@@ -95,19 +96,27 @@ impl Model {
         bytes
     }
 
-    /// What a token reads of the output head if `rows` is the share of rows that is computed after a pass over
-    /// the copy; without it, all of it.
-    fn head_bytes(&self, rows: Option<f64>) -> u64 {
-        let copy = self.head_copy_bytes();
-        match rows {
-            Some(_) if copy > 0 => copy + share(self.inner.weights.head.bytes(), rows),
-            _ => self.inner.weights.head.bytes() as u64,
+    /// What a token reads of the output head: with a copy all high nibbles and shares of the low ones and of the head's own
+    /// rows; without it, or without shares, all of it.
+    fn head_bytes(&self, density: Density) -> u64 {
+        let head = self.inner.weights.head.bytes();
+        match (self.head_copy(), density.head_rows) {
+            (Some(copy), Some(_)) => {
+                let low = share(copy.low_bytes(), density.head_low_rows);
+                copy.high_bytes() as u64 + low + share(head, density.head_rows)
+            }
+            _ => head as u64,
         }
     }
 
-    /// Bytes of the head's 8-bit copy, 0 where there is none (yet).
+    /// The head's 8-bit copy, where there is one (yet).
+    fn head_copy(&self) -> Option<&Screen> {
+        self.inner.screen.get()?.as_deref()
+    }
+
+    /// Bytes of that copy, 0 where there is none.
     fn head_copy_bytes(&self) -> u64 {
-        self.inner.screen.get().and_then(Option::as_ref).map_or(0, |screen| screen.bytes() as u64)
+        self.head_copy().map_or(0, |copy| (copy.high_bytes() + copy.low_bytes()) as u64)
     }
 
     /// Bytes of all weights in the layouts in use; an embedding that is also the head counts once, the
@@ -129,6 +138,15 @@ impl Model {
             CacheType::F32 => size_of::<f32>(),
         };
         (config.n_layers * config.n_kv_heads * 2 * config.head_dim * element) as u64 * context as u64
+    }
+
+    /// Bytes of those keys and values of `context` tokens that the next token looks at.
+    fn cache_bytes_in_sight(&self, context: usize) -> u64 {
+        let config = &self.inner.config;
+        let per_layer = self.cache_bytes(1) / config.n_layers as u64;
+        // The next token is in its own window.
+        let in_sight = |layer| config.window_of(layer).map_or(context, |window| context.min(window - 1));
+        (0..config.n_layers).map(|layer| per_layer * in_sight(layer) as u64).sum()
     }
 
     /// Multiplies a few tiles of the first layer's gate, again and again for about `time`, on the
@@ -185,15 +203,20 @@ fn share(bytes: usize, share: Option<f64>) -> u64 {
 impl Weights {
     fn norm_bytes(&self) -> u64 {
         let of_layers = self.layers.iter().flat_map(Layer::norms).map(|norm| norm.len());
-        (of_layers.sum::<usize>() + self.output_norm.len()) as u64 * size_of::<f32>() as u64
+        let of_matrices: usize = self.layers.iter().flat_map(Layer::linears).map(|linear| linear.norm_bytes()).sum();
+        ((of_layers.sum::<usize>() + self.output_norm.len()) * size_of::<f32>() + of_matrices) as u64
     }
 }
 
 impl Layer {
     fn norms(&self) -> impl Iterator<Item = &Arc<[f32]>> {
         let heads = self.qk_norms.iter().flat_map(|norms| [&norms.q, &norms.k]);
-        let sub_norms = [&self.attn_sub_norm, &self.ffn_sub_norm].into_iter().flatten();
-        [&self.attn_norm, &self.ffn_norm].into_iter().chain(heads).chain(sub_norms)
+        let others = [&self.attn_sub_norm, &self.ffn_sub_norm, &self.post_attn_norm, &self.post_ffn_norm];
+        [&self.attn_norm, &self.ffn_norm].into_iter().chain(heads).chain(others.into_iter().flatten())
+    }
+
+    fn linears(&self) -> [&Arc<Linear>; 7] {
+        [&self.q, &self.k, &self.v, &self.output, &self.gate, &self.up, &self.down]
     }
 }
 
@@ -229,7 +252,8 @@ mod tests {
         let deep = model.bytes_per_token(100, Density::default());
         assert_eq!(deep.cache, 100 * (config.n_layers * kv * 2 * 2) as u64);
         assert_eq!(deep.total() - deep.cache, bytes.total());
-        let half = Density { up_rows: Some(0.5), down_columns: Some(0.5), head_rows: Some(0.5) };
+        let some = Some(0.5);
+        let half = Density { up_rows: some, down_columns: some, head_low_rows: some, head_rows: some };
         // The layout was asked for, and I2_S can skip rows only.
         let half = model.bytes_per_token(0, half);
         assert_eq!((half.up, half.down), (bytes.up / 2, bytes.down));

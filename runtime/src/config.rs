@@ -14,13 +14,15 @@ pub enum Architecture {
     Bitnet,
     /// `llama`: Llama3-8B-1.58, Falcon3-1.58bit, Falcon-E, TriLM.
     Llama,
-    /// `qwen3`: Ternary-Bonsai.
+    /// `qwen3`: Ternary-Bonsai, BitNet-embedding-0.6B.
     Qwen3,
+    /// `gemma3`: BitNet-embedding-270M.
+    Gemma3,
 }
 
 impl Architecture {
     /// What `general.architecture` may say.
-    pub const NAMES: [&'static str; 5] = ["bitnet-b1.58", "bitnet-25", "bitnet", "llama", "qwen3"];
+    pub const NAMES: [&'static str; 6] = ["bitnet-b1.58", "bitnet-25", "bitnet", "llama", "qwen3", "gemma3"];
 
     fn parse(checkpoint: &Checkpoint, name: &str) -> Result<Architecture> {
         Ok(match name {
@@ -28,6 +30,7 @@ impl Architecture {
             "bitnet" => Architecture::Bitnet,
             "llama" => Architecture::Llama,
             "qwen3" => Architecture::Qwen3,
+            "gemma3" => Architecture::Gemma3,
             other => {
                 return Err(Error::Unsupported {
                     at: Box::new(Place::file(checkpoint.file()).key("general.architecture")),
@@ -46,6 +49,8 @@ pub enum Activation {
     ReluSquared,
     /// `silu(gate) * up`
     Silu,
+    /// `gelu(gate) * up`, GELU by its approximation with tanh
+    Gelu,
 }
 
 impl fmt::Display for Activation {
@@ -53,6 +58,7 @@ impl fmt::Display for Activation {
         f.write_str(match self {
             Activation::ReluSquared => "relu^2",
             Activation::Silu => "silu",
+            Activation::Gelu => "gelu",
         })
     }
 }
@@ -64,6 +70,50 @@ pub enum RopeStyle {
     Neox,
     /// Element `2i` with element `2i + 1`.
     Interleaved,
+}
+
+/// How the vectors of a text's tokens become one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pooling {
+    /// The mean of all.
+    Mean,
+    /// The first one.
+    First,
+    /// The last one, that of the end token.
+    Last,
+}
+
+impl Pooling {
+    /// The number that `<architecture>.pooling_type` has for it in GGUF.
+    #[must_use]
+    pub fn gguf_number(self) -> u32 {
+        match self {
+            Pooling::Mean => 1,
+            Pooling::First => 2,
+            Pooling::Last => 3,
+        }
+    }
+}
+
+impl fmt::Display for Pooling {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Pooling::Mean => "mean",
+            Pooling::First => "first token",
+            Pooling::Last => "last token",
+        })
+    }
+}
+
+/// What layers with a sliding window see, and which layers these are.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Window {
+    /// How many tokens are in sight, the one that looks included.
+    pub tokens: usize,
+    /// Of so many layers the last has no window.
+    pub period: usize,
+    /// Base of the rotary frequencies in layers with a window; these know no RoPE scaling.
+    pub rope_theta: f32,
 }
 
 /// The metadata key with which a converted file says `token` if its activations have one scale
@@ -130,6 +180,12 @@ pub struct Config {
     pub rope_scale: f32,
     /// Which elements are rotated together.
     pub rope_style: RopeStyle,
+    /// The sliding window of most layers, if there is one.
+    pub window: Option<Window>,
+    /// Multiplies the product of a query and a key.
+    pub attention_scale: f32,
+    /// Multiplies a token's vector of the embedding.
+    pub embedding_scale: f32,
     /// Added to the mean square in every norm.
     pub rms_eps: f32,
     /// Tokens the model was made for.
@@ -138,6 +194,8 @@ pub struct Config {
     pub activation: Activation,
     /// How many logits there are; taken from the embedding.
     pub vocab_size: usize,
+    /// How a text's tokens become one vector, in a model that is made for that and generates nothing.
+    pub pooling: Option<Pooling>,
 }
 
 /// No published model comes near; more is a damaged file.
@@ -222,6 +280,17 @@ impl Config {
                 });
             }
         };
+        let window = match (architecture, checkpoint.find::<u64>(&key("attention.sliding_window"))?) {
+            // Files of other architectures name windows that nobody uses.
+            (Architecture::Gemma3, Some(1..)) => Some(Window {
+                tokens: size("attention.sliding_window")?,
+                period: optional("attention.sliding_window_pattern")?.unwrap_or(GEMMA3_PERIOD),
+                rope_theta: float("rope.freq_base_swa", 10000.0)?,
+            }),
+            _ => None,
+        };
+        let attention_scale = float("attention.scale", 1.0 / (head_dim as f32).sqrt())?;
+        refuse_what_is_missing_here(checkpoint, architecture, name)?;
         let context_length = optional("context_length")?.unwrap_or(2048);
         let vocab_size = checkpoint.tensor("token_embd.weight")?.rows();
 
@@ -232,6 +301,7 @@ impl Config {
             Architecture::BitnetB158 => Activation::ReluSquared,
             Architecture::Bitnet if is_2b_4t => Activation::ReluSquared,
             Architecture::Bitnet | Architecture::Llama | Architecture::Qwen3 => Activation::Silu,
+            Architecture::Gemma3 => Activation::Gelu,
         };
         Ok(Config {
             architecture,
@@ -248,13 +318,23 @@ impl Config {
             rope_scale,
             rope_style: match architecture {
                 Architecture::Llama => RopeStyle::Interleaved,
-                Architecture::BitnetB158 | Architecture::Bitnet | Architecture::Qwen3 => RopeStyle::Neox,
+                _ => RopeStyle::Neox,
             },
+            window,
+            attention_scale,
+            embedding_scale: if architecture == Architecture::Gemma3 { (hidden as f32).sqrt() } else { 1.0 },
             rms_eps,
             context_length,
             activation,
             vocab_size,
+            pooling: pooling(checkpoint, &key("pooling_type"))?,
         })
+    }
+
+    /// How many tokens a layer sees, the one that looks included; all where it has no window.
+    #[must_use]
+    pub fn window_of(&self, layer: usize) -> Option<usize> {
+        self.window.filter(|window| !(layer + 1).is_multiple_of(window.period)).map(|window| window.tokens)
     }
 
     /// Whether norms stand before the output projection and before down.
@@ -266,7 +346,53 @@ impl Config {
     /// Whether each query and key head is normed before it is rotated.
     #[must_use]
     pub fn has_qk_norms(&self) -> bool {
-        self.architecture == Architecture::Qwen3
+        matches!(self.architecture, Architecture::Qwen3 | Architecture::Gemma3)
+    }
+
+    /// Whether norms stand behind attention and behind the feed-forward block.
+    #[must_use]
+    pub fn has_post_norms(&self) -> bool {
+        self.architecture == Architecture::Gemma3
+    }
+}
+
+/// Gemma 3 has a layer without a window after five with one.
+const GEMMA3_PERIOD: usize = 6;
+
+/// What a model of a known architecture may ask for in its metadata and would not get.
+fn refuse_what_is_missing_here(checkpoint: &Checkpoint, architecture: Architecture, name: &str) -> Result<()> {
+    let refused = |suffix: &str, what: &str| Error::Unsupported {
+        at: Box::new(Place::file(checkpoint.file()).key(format!("{name}.{suffix}"))),
+        what: what.to_owned(),
+        fix: "models without it run here".to_owned(),
+    };
+    if checkpoint.find::<bool>(&format!("{name}.attention.causal"))? == Some(false) {
+        return Err(refused("attention.causal", "every token sees the tokens after it too"));
+    }
+    if architecture == Architecture::Gemma3 {
+        for suffix in ["attn_logit_softcapping", "final_logit_softcapping"] {
+            if checkpoint.find::<f32>(&format!("{name}.{suffix}"))?.is_some_and(|cap| cap != 0.0) {
+                return Err(refused(suffix, "scores are capped"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// How an embedding model pools; nothing if it is none.
+fn pooling(checkpoint: &Checkpoint, key: &str) -> Result<Option<Pooling>> {
+    let refused = |what: String| Error::Unsupported {
+        at: Box::new(Place::file(checkpoint.file()).key(key)),
+        what,
+        fix: "1 (mean), 2 (first token) and 3 (last token) are pooled here".to_owned(),
+    };
+    match checkpoint.find::<u64>(key)? {
+        None | Some(0) => Ok(None),
+        Some(1) => Ok(Some(Pooling::Mean)),
+        Some(2) => Ok(Some(Pooling::First)),
+        Some(3) => Ok(Some(Pooling::Last)),
+        Some(4) => Err(refused("the model ranks pairs of texts".to_owned())),
+        Some(other) => Err(refused(format!("the type of pooling is {other}"))),
     }
 }
 

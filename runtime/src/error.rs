@@ -200,6 +200,24 @@ pub enum Error {
         limit: usize,
     },
 
+    /// A text that is to become a vector has more tokens than the model takes.
+    #[error("text {text} has {tokens} tokens but the context holds {context}; shorten it or cut it into parts")]
+    TextTooLong {
+        /// Which text of those given, from 1.
+        text: usize,
+        /// Its tokens, those that begin and end it included.
+        tokens: usize,
+        /// Tokens the context holds.
+        context: usize,
+    },
+
+    /// A text that is to become a vector has no tokens.
+    #[error("text {text} has no tokens; leave it out")]
+    EmptyText {
+        /// Which text of those given, from 1.
+        text: usize,
+    },
+
     /// An option has a value outside its range.
     #[error("{option} is {value}, but {rule}")]
     InvalidOption {

@@ -32,6 +32,11 @@ thread_local! {
     static TILES: RefCell<[Vec<f32>; 3]> = const { RefCell::new([Vec::new(), Vec::new(), Vec::new()]) };
 }
 
+thread_local! {
+    /// Rows of up that a work item wants for one token, their products, and these where they belong.
+    static WANTED: RefCell<(Vec<u32>, Vec<f32>, Vec<f32>)> = const { RefCell::new((Vec::new(), Vec::new(), Vec::new())) };
+}
+
 /// Rows of up that one work item multiplies with several tokens.
 const PAIR_ROWS: usize = 64;
 
@@ -76,32 +81,34 @@ impl<O: Observer> Forward<'_, O> {
         let rows_of = move |tiles: &Range<usize>| tiles.start * tile_rows..(tiles.end * tile_rows).min(rows);
         let placed = items.clone();
         let n_items = items.len();
-        let (mut gates, mut gated) = (vec![0.0; rows], vec![0.0; rows]);
-        let (_, _, _, inputs, _) = self.pool.run(
+        let (mut gates, mut gated) = (self.scratch.take(rows), self.scratch.take(rows));
+        let buffers = self.buffers();
+        let ((_, _, _, inputs, _), buffers) = self.pool.run_in(
+            buffers,
             (Arc::clone(self.model), Arc::clone(gate), Arc::clone(up), inputs, items),
             n_items,
             1,
             move |(model, gate, up, inputs, items), range, out: &mut Vec<f32>| {
-                let (mut wanted, mut products) = (Vec::new(), Vec::new());
-                for (_, tiles) in &items[range] {
-                    let start = out.len();
-                    gate.product(tiles.clone(), &inputs[which[0]], out);
-                    let gates = &out[start..];
-                    wanted.clear();
-                    let positive = (0u32..).zip(gates).filter(|(_, gate)| **gate > 0.0);
-                    let first = rows_of(tiles).start as u32;
-                    wanted.extend(positive.map(|(row, _)| first + row));
-                    up.row_products(&wanted, &inputs[which[1]], &mut products);
-                    let mut ups = vec![0.0; gates.len()];
-                    for (row, product) in wanted.iter().zip(&products) {
-                        ups[(row - first) as usize] = *product;
+                WANTED.with_borrow_mut(|(wanted, products, ups)| {
+                    for (_, tiles) in &items[range] {
+                        let start = out.len();
+                        gate.product(tiles.clone(), &inputs[which[0]], out);
+                        let gates = &out[start..];
+                        let first = rows_of(tiles).start as u32;
+                        let wanted = positive(gates, first, wanted);
+                        up.row_products(wanted, &inputs[which[1]], products);
+                        ups.clear();
+                        ups.resize(gates.len(), 0.0);
+                        for (row, product) in wanted.iter().zip(&*products) {
+                            ups[(row - first) as usize] = *product;
+                        }
+                        // Gates first, then what is made of them.
+                        let (n, end) = (gates.len(), out.len());
+                        out.resize(end + n, 0.0);
+                        let (gates, gated) = out[start..].split_at_mut(n);
+                        model.float.relu2_gate(gates, ups, gated);
                     }
-                    // Gates first, then what is made of them.
-                    let (n, end) = (gates.len(), out.len());
-                    out.resize(end + n, 0.0);
-                    let (gates, gated) = out[start..].split_at_mut(n);
-                    model.float.relu2_gate(gates, &ups, gated);
-                }
+                });
             },
             |range, values| {
                 let rows = rows_of(&placed[range.start].1);
@@ -111,9 +118,11 @@ impl<O: Observer> Forward<'_, O> {
             },
         );
         self.give_inputs(inputs);
-        self.skipped.rows(gates.iter().filter(|gate| **gate > 0.0).count(), rows);
+        self.give_all(buffers);
+        self.skipped.rows(count(&gates, |gate| gate > 0.0), rows);
         self.observer.lap(Part::GateUp);
         self.count_gates(&gates);
+        self.scratch.give(gates);
         Gated::whole(gated, rows)
     }
 
@@ -277,7 +286,20 @@ fn activate(float: &FloatKernels, activation: Activation, gates: &[f32], ups: &[
     match activation {
         Activation::ReluSquared => float.relu2_gate(gates, ups, out),
         Activation::Silu => float.silu_gate(gates, ups, out),
+        Activation::Gelu => float.gelu_gate(gates, ups, out),
     }
+}
+
+/// The rows, the first of which is `first`, whose gate is positive.
+fn positive<'w>(gates: &[f32], first: u32, wanted: &'w mut Vec<u32>) -> &'w [u32] {
+    // Each place is written and then counted if it is to stay: half of all branches on a sign would be guessed wrong.
+    wanted.resize(gates.len(), 0);
+    let mut n = 0;
+    for (row, gate) in (first..).zip(gates) {
+        wanted[n] = row;
+        n += usize::from(*gate > 0.0);
+    }
+    &wanted[..n]
 }
 
 /// How many of some numbers are such.

@@ -22,6 +22,8 @@ use tritone_kernels::kernel::Operation;
 
 /// Cosines and sines of the positions used so far, `[position][rope_dim / 2]`.
 pub(crate) struct RopeTables {
+    /// Those of layers with a sliding window, if there are any.
+    windowed: Option<Box<RopeTables>>,
     dim: usize,
     theta: f32,
     scale: f32,
@@ -33,19 +35,30 @@ pub(crate) struct RopeTables {
 
 impl RopeTables {
     pub(crate) fn new(config: &Config, factors: Option<Arc<[f32]>>) -> RopeTables {
-        RopeTables {
+        let tables = |windowed, theta, scale, factors| RopeTables {
+            windowed,
             dim: config.rope_dim,
-            theta: config.rope_theta,
-            scale: config.rope_scale,
+            theta,
+            scale,
             style: config.rope_style,
             factors,
             cos: Vec::new(),
             sin: Vec::new(),
-        }
+        };
+        let windowed = config.window.map(|window| Box::new(tables(None, window.rope_theta, 1.0, None)));
+        tables(windowed, config.rope_theta, config.rope_scale, factors)
+    }
+
+    /// Those of layers with a sliding window, or without one.
+    fn of(&self, windowed: bool) -> &RopeTables {
+        self.windowed.as_deref().filter(|_| windowed).unwrap_or(self)
     }
 
     /// Makes room for positions below `end`.
     fn extend(&mut self, end: usize) {
+        if let Some(windowed) = &mut self.windowed {
+            windowed.extend(end);
+        }
         let half = self.dim / 2;
         for position in self.cos.len() / half..end {
             let start = position * half;
@@ -120,14 +133,20 @@ impl<O: Observer> Forward<'_, O> {
             self.give_shared(attention);
             let output = self.product_in_pieces(&layer.output, input);
             self.observer.lap(Part::Output);
-            output.add_to(float, alone(&mut x));
+            match &layer.post_attn_norm {
+                None => output.add_to(float, alone(&mut x)),
+                Some(norm) => output.add_normed_to(float, norm, config.rms_eps, alone(&mut x)),
+            }
             self.give_all(output.into_buffers());
             self.observer.lap(Part::Other);
 
             let gated = self.gated(layer, &x);
             let down = self.down(layer, gated);
             self.observer.lap(Part::Down);
-            down.add_to(float, alone(&mut x));
+            match &layer.post_ffn_norm {
+                None => down.add_to(float, alone(&mut x)),
+                Some(norm) => down.add_normed_to(float, norm, config.rms_eps, alone(&mut x)),
+            }
             self.give_all(down.into_buffers());
             self.observer.lap(Part::Other);
         }
@@ -325,7 +344,8 @@ impl<O: Observer> Forward<'_, O> {
 
     fn rotate_and_store(&mut self, layer: usize, q: &mut [f32], k: &mut [f32], v: &[f32]) {
         let Config { n_heads, n_kv_heads, head_dim, .. } = self.model.config;
-        let (float, rope) = (&self.model.float, &*self.rope);
+        let windowed = self.model.config.window_of(layer).is_some();
+        let (float, rope) = (&self.model.float, self.rope.of(windowed));
         let mut rows = q
             .chunks_exact_mut(n_heads * head_dim)
             .zip(k.chunks_exact_mut(n_kv_heads * head_dim).zip(v.chunks_exact(n_kv_heads * head_dim)));

@@ -7,8 +7,9 @@ use crate::forward::Forward;
 use crate::linear::{Linear, LinearOptions, Skips};
 use crate::profile::{Observer, Part};
 use crate::scores::Need;
-use crate::screen::Screen;
+use crate::screen::{Chosen, Screen};
 use crate::states::States;
+use crate::threads::Pool;
 use std::ops::Range;
 use std::sync::Arc;
 use tritone_kernels::float::{FloatFormat, FloatKernels};
@@ -105,6 +106,38 @@ impl Head {
     }
 }
 
+impl Head {
+    /// Logits of some tokens for one hidden state.
+    ///
+    /// # Panics
+    /// The head is ternary.
+    pub(crate) fn some_logits(
+        self: &Arc<Head>,
+        float: &FloatKernels,
+        pool: &mut Pool,
+        ids: &[u32],
+        hidden: &[f32],
+    ) -> Vec<f32> {
+        let mut logits = vec![0.0; ids.len()];
+        let float = *float;
+        pool.run(
+            (Arc::clone(self), hidden.to_vec(), ids.to_vec()),
+            logits.len(),
+            CHOSEN_ROWS,
+            move |(head, hidden, ids), items, out: &mut Vec<f32>| {
+                for &id in &ids[items] {
+                    let row = id as usize;
+                    out.push(0.0);
+                    let at = out.len() - 1;
+                    head.rows_dot(&float, row..row + 1, hidden, &mut out[at..]);
+                }
+            },
+            |items, values| logits[items].copy_from_slice(values),
+        );
+        logits
+    }
+}
+
 impl<O: Observer> Forward<'_, O> {
     /// The norm before the head, for each of some hidden states.
     pub(crate) fn output_norm(&mut self, mut hidden: Vec<f32>) -> Vec<f32> {
@@ -154,40 +187,15 @@ impl<O: Observer> Forward<'_, O> {
 
     /// For each of some hidden states after the norm the tokens that can matter and their logits; nothing where
     /// all are needed.
-    pub(crate) fn chosen_logits(
-        &mut self,
-        screen: &Arc<Screen>,
-        hidden: &[f32],
-        need: &Need,
-    ) -> Vec<Option<(Vec<u32>, Vec<f32>)>> {
+    pub(crate) fn chosen_logits(&mut self, screen: &Arc<Screen>, hidden: &[f32], need: &Need) -> Vec<Option<Chosen>> {
         self.observer.start();
-        let selected = screen.select(self.model.isa, self.pool, hidden, need);
-        let states = hidden.chunks_exact(self.model.config.hidden);
-        let chosen = selected.into_iter().zip(states).map(|(ids, state)| Some(self.some_logits(ids?, state)));
-        let chosen = chosen.collect();
+        let mut buffers = (0..self.pool.n_threads()).map(|_| self.scratch.take_empty()).collect();
+        let chosen = screen.choose(self.pool, &mut buffers, hidden, need);
+        buffers.into_iter().for_each(|buffer| self.scratch.give(buffer));
+        for chosen in chosen.iter().flatten() {
+            self.skipped.head(chosen.low_rows, chosen.rows, self.model.config.vocab_size);
+        }
         self.observer.lap(Part::Head);
         chosen
-    }
-
-    /// Logits of some tokens for one hidden state.
-    fn some_logits(&mut self, ids: Vec<u32>, hidden: &[f32]) -> (Vec<u32>, Vec<f32>) {
-        let mut logits = vec![0.0; ids.len()];
-        let input = (Arc::clone(self.model), hidden.to_vec(), ids);
-        let (_, _, ids) = self.pool.run(
-            input,
-            logits.len(),
-            CHOSEN_ROWS,
-            |(model, hidden, ids), items, out: &mut Vec<f32>| {
-                for &id in &ids[items] {
-                    let row = id as usize;
-                    out.push(0.0);
-                    let at = out.len() - 1;
-                    model.weights.head.rows_dot(&model.float, row..row + 1, hidden, &mut out[at..]);
-                }
-            },
-            |items, values| logits[items].copy_from_slice(values),
-        );
-        self.skipped.head(ids.len(), self.model.config.vocab_size);
-        (ids, logits)
     }
 }

@@ -8,6 +8,7 @@
 //! Blocks are counted references: a sequence that begins like another shares its blocks ([`KvCache::fork`]), and gets
 //! a copy of one when it first writes to it.
 
+use std::ops::Range;
 use std::sync::Arc;
 use tritone_kernels::float::{ATTENTION_BLOCK, CacheElement, CachedBlock, FloatKernels, KEY_LANES, Partial};
 
@@ -43,8 +44,8 @@ impl<E: CacheElement> Pair<E> {
         float.store_value(value, &mut self.values[within * head_dim..(within + 1) * head_dim]);
     }
 
-    fn read(&self, n_keys: usize) -> CachedBlock<'_, E> {
-        CachedBlock { keys: &self.keys, values: &self.values, n_keys }
+    fn read(&self, keys: Range<usize>) -> CachedBlock<'_, E> {
+        CachedBlock { keys: &self.keys, values: &self.values, first_key: keys.start, n_keys: keys.end }
     }
 }
 
@@ -56,19 +57,19 @@ pub(crate) enum KvBlock {
 }
 
 impl KvBlock {
-    /// Attention over the first `n_keys`; as [`FloatKernels::attention_block`].
+    /// Attention over some neighbouring keys; as [`FloatKernels::attention_block`].
     pub(crate) fn attend(
         &self,
         float: &FloatKernels,
-        n_keys: usize,
+        keys: Range<usize>,
         scale: f32,
         queries: &[f32],
         out: &mut [f32],
         partials: &mut [Partial],
     ) {
         match self {
-            KvBlock::F16(pair) => float.attention_block(queries, scale, pair.read(n_keys), out, partials),
-            KvBlock::F32(pair) => float.attention_block(queries, scale, pair.read(n_keys), out, partials),
+            KvBlock::F16(pair) => float.attention_block(queries, scale, pair.read(keys), out, partials),
+            KvBlock::F32(pair) => float.attention_block(queries, scale, pair.read(keys), out, partials),
         }
     }
 }

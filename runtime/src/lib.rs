@@ -7,6 +7,7 @@ pub mod batch;
 pub mod budget;
 pub mod checkpoint;
 pub mod config;
+pub mod embedding;
 pub mod error;
 pub mod evaluate;
 mod feed_forward;

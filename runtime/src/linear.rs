@@ -41,6 +41,8 @@ thread_local! {
     static PRODUCTS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
     /// A vector's int8 codes.
     static CODES: RefCell<Vec<i8>> = const { RefCell::new(Vec::new()) };
+    /// A vector after the norm of one matrix.
+    static NORMED: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
 /// A matrix `rows x cols` with ternary weights.
@@ -51,6 +53,8 @@ pub(crate) struct Linear {
     scales: OwnedScales,
     /// Activations that share a scale: `cols`, or the weights' own block.
     activation_block: usize,
+    /// The norm that stands before this matrix alone, and what it adds to the mean square.
+    norm: Option<(Arc<[f32]>, f32)>,
 }
 
 /// What [`Linear::prepare_vector`] has to say about a vector beside its lines.
@@ -199,7 +203,18 @@ impl Linear {
             ActivationScales::Token => cols,
             ActivationScales::Block => geometry.block,
         };
-        Ok(Linear { plan, weights, scales, activation_block })
+        Ok(Linear { plan, weights, scales, activation_block, norm: None })
+    }
+
+    /// Puts a norm before this matrix: `cols` weights, and what is added to the mean square.
+    pub(crate) fn set_norm(&mut self, weight: Arc<[f32]>, eps: f32) {
+        assert_eq!(weight.len(), self.cols(), "a weight for each column");
+        self.norm = Some((weight, eps));
+    }
+
+    /// Bytes of its norm.
+    pub(crate) fn norm_bytes(&self) -> usize {
+        self.norm.as_ref().map_or(0, |(weight, _)| weight.len() * size_of::<f32>())
     }
 
     pub(crate) fn rows(&self) -> usize {
@@ -224,6 +239,8 @@ impl Linear {
         let (a, b) = (self.plan.geometry(), other.plan.geometry());
         a.cols == b.cols
             && a.block == b.block
+            && self.norm.is_none()
+            && other.norm.is_none()
             && self.activation_block == other.activation_block
             && same(Operation::Gemv)
             && same(Operation::Gemm)
@@ -284,8 +301,25 @@ impl Linear {
         }
     }
 
-    /// Quantises one vector and appends it in the form of an operation.
+    /// Norms one vector if a norm stands before this matrix, quantises it, and appends it in the form of an operation.
     pub(crate) fn prepare_vector(
+        &self,
+        float: &FloatKernels,
+        x: &[f32],
+        operation: Operation,
+        out: &mut Vec<Line>,
+    ) -> VectorNotes {
+        let Some((weight, eps)) = &self.norm else {
+            return self.quantise_vector(float, x, operation, out);
+        };
+        NORMED.with_borrow_mut(|normed| {
+            normed.resize(x.len(), 0.0);
+            float.rms_norm(x, weight, *eps, normed);
+            self.quantise_vector(float, normed, operation, out)
+        })
+    }
+
+    fn quantise_vector(
         &self,
         float: &FloatKernels,
         x: &[f32],

@@ -129,7 +129,7 @@ pub(crate) struct Inner {
     pub(crate) n_threads: usize,
     pub(crate) cache_type: CacheType,
     activations: ActivationScales,
-    tokenizer: Tokenizer,
+    pub(crate) tokenizer: Tokenizer,
     template: ChatTemplate,
     pub(crate) isa: Isa,
     /// Whether every step reads the whole output head.
@@ -143,6 +143,20 @@ pub(crate) struct Inner {
 #[derive(Clone)]
 pub struct Model {
     pub(crate) inner: Arc<Inner>,
+}
+
+impl Inner {
+    /// Refuses a model that makes embeddings where logits are wanted.
+    pub(crate) fn has_logits(&self) -> Result<()> {
+        if self.config.pooling.is_none() {
+            return Ok(());
+        }
+        Err(Error::Unsupported {
+            at: Box::default(),
+            what: "it turns texts into vectors and has no output head, so it says nothing".to_owned(),
+            fix: "use it with `tritone embed`".to_owned(),
+        })
+    }
 }
 
 impl Model {
@@ -269,7 +283,8 @@ impl Model {
     /// made for), with threads of its own.
     ///
     /// # Errors
-    /// A context length that the model does not have, or no threads.
+    /// A context length that the model does not have, no threads, or an embedding model (see
+    /// [`crate::embedding::Embedder`]).
     pub fn session(&self, context_length: Option<usize>) -> Result<Session> {
         Session::new(Arc::clone(&self.inner), context_length)
     }

@@ -7,6 +7,9 @@
 use memmap2::MmapMut;
 use std::ops::{Deref, DerefMut};
 
+/// Bytes of a large page.
+pub(crate) const LARGE: usize = 2 << 20;
+
 /// Bytes that begin as zeros, at the start of a page.
 pub(crate) struct Pages {
     map: MmapMut,
@@ -19,8 +22,9 @@ impl Pages {
     /// # Errors
     /// The system has no memory for them.
     pub(crate) fn zeroed(len: usize) -> std::io::Result<Pages> {
-        // A map can't be empty.
-        let map = MmapMut::map_anon(len.max(1))?;
+        // Linux puts maps of whole large pages where these begin. A map can't be empty.
+        let whole = if len >= LARGE { len.next_multiple_of(LARGE) } else { len.max(1) };
+        let map = MmapMut::map_anon(whole)?;
         // Where there are no large pages, small ones will do.
         #[cfg(target_os = "linux")]
         let _ = map.advise(memmap2::Advice::HugePage);
@@ -54,7 +58,7 @@ mod tests {
 
     #[test]
     fn zeros_of_any_length_on_a_page() {
-        for len in [0, 1, 4096, 4097, 3 << 20] {
+        for len in [0, 1, 4096, 4097, LARGE, 3 << 20] {
             let mut pages = Pages::zeroed(len).unwrap();
             assert_eq!(pages.len(), len);
             assert!(pages.iter().all(|byte| *byte == 0) && pages.as_ptr().addr().is_multiple_of(4096));

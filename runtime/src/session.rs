@@ -41,6 +41,7 @@ struct Kept {
 
 impl Session {
     pub(crate) fn new(model: Arc<Inner>, context_length: Option<usize>) -> Result<Session> {
+        model.has_logits()?;
         let config = &model.config;
         let limit = config.context_length;
         let context_length = context_length.unwrap_or(limit);
@@ -227,9 +228,7 @@ impl Session {
     /// `token` is not below the number of logits.
     #[must_use]
     pub fn log_softmax(&self, logits: &[f32], token: u32) -> f32 {
-        let logit = logits[token as usize];
-        let partial = self.steps.model.float.softmax(&mut logits.to_vec());
-        (f64::from(logit) - f64::from(partial.max) - libm::log(f64::from(partial.sum))) as f32
+        self.steps.log_softmax(logits).of(logits[token as usize])
     }
 
     /// The last token and those before it, once they are known to be acceptable.

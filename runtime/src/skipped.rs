@@ -5,6 +5,7 @@
 pub struct Skipped {
     rows: Count,
     columns: Count,
+    low_head: Count,
     head: Count,
 }
 
@@ -36,8 +37,9 @@ impl Skipped {
         self.columns.add(needed, all);
     }
 
-    /// A step needed so many rows of the output head.
-    pub(crate) fn head(&mut self, needed: usize, all: usize) {
+    /// A step needed so many rows of the second half of the output head's copy, and so many of the head.
+    pub(crate) fn head(&mut self, low: usize, needed: usize, all: usize) {
+        self.low_head.add(low, all);
         self.head.add(needed, all);
     }
 
@@ -45,7 +47,12 @@ impl Skipped {
     /// skipped, or no token has passed.
     #[must_use]
     pub fn density(&self) -> Density {
-        Density { up_rows: self.rows.share(), down_columns: self.columns.share(), head_rows: self.head.share() }
+        Density {
+            up_rows: self.rows.share(),
+            down_columns: self.columns.share(),
+            head_low_rows: self.low_head.share(),
+            head_rows: self.head.share(),
+        }
     }
 }
 
@@ -56,7 +63,9 @@ pub struct Density {
     pub up_rows: Option<f64>,
     /// Columns of down: those whose activation is not 0 after rounding.
     pub down_columns: Option<f64>,
-    /// Rows of the output head that were computed after a pass over its 8-bit copy.
+    /// Rows of the output head's 8-bit copy that were left after its first four bits, so that the others were read.
+    pub head_low_rows: Option<f64>,
+    /// Rows of the output head that were computed after its copy had been looked at.
     pub head_rows: Option<f64>,
 }
 
@@ -71,6 +80,9 @@ mod tests {
         skipped.rows(1, 4);
         skipped.rows(2, 4);
         skipped.columns(0, 10);
-        assert_eq!(skipped.density(), Density { up_rows: Some(0.375), down_columns: Some(0.0), head_rows: None });
+        let expected = Density { up_rows: Some(0.375), down_columns: Some(0.0), ..Density::default() };
+        assert_eq!(skipped.density(), expected);
+        skipped.head(2, 1, 8);
+        assert_eq!(skipped.density(), Density { head_low_rows: Some(0.25), head_rows: Some(0.125), ..expected });
     }
 }

@@ -89,6 +89,15 @@ impl States {
         }
     }
 
+    /// Adds each token's vector after a norm.
+    pub(crate) fn add_normed_to(&self, float: &FloatKernels, weight: &[f32], eps: f32, x: &mut [f32]) {
+        let (mut room, mut normed) = (Vec::new(), vec![0.0; self.width]);
+        for (token, x) in x.chunks_exact_mut(self.width).enumerate() {
+            float.rms_norm(self.row(token, &mut room), weight, eps, &mut normed);
+            float.add_assign(x, &normed);
+        }
+    }
+
     /// The values of [`States::whole`].
     ///
     /// # Panics

@@ -39,6 +39,21 @@ impl Logits {
     }
 }
 
+/// Turns logits of one step into log-probabilities (natural logarithm).
+#[derive(Clone, Copy, Debug)]
+pub struct LogSoftmax {
+    max: f64,
+    log_sum: f64,
+}
+
+impl LogSoftmax {
+    /// The log-probability of a token with this logit.
+    #[must_use]
+    pub fn of(&self, logit: f32) -> f32 {
+        (f64::from(logit) - self.max - self.log_sum) as f32
+    }
+}
+
 pub(crate) struct Steps {
     pub(crate) model: Arc<Inner>,
     pool: Pool,
@@ -65,6 +80,12 @@ impl Steps {
             profile: None,
             model,
         })
+    }
+
+    /// The log-probabilities under all logits of a step.
+    pub(crate) fn log_softmax(&self, logits: &[f32]) -> LogSoftmax {
+        let partial = self.model.float.softmax(&mut logits.to_vec());
+        LogSoftmax { max: f64::from(partial.max), log_sum: libm::log(f64::from(partial.sum)) }
     }
 
     /// An empty cache for a sequence.
@@ -169,7 +190,7 @@ impl Steps {
             return Ok(None);
         }
         let shape = (model.config.vocab_size, model.config.hidden);
-        let screen = Screen::build(&model.weights.head, shape, model.float, &mut self.pool)?.map(Arc::new);
+        let screen = Screen::build(&model.weights.head, shape, model.float, model.isa, &mut self.pool)?.map(Arc::new);
         // Another session may have been faster; both made the same.
         Ok(model.screen.get_or_init(|| screen).clone())
     }
@@ -224,7 +245,7 @@ fn needed_logits<O: Observer>(
     }
     let states = chosen.into_iter().zip(hidden.chunks_exact(width));
     let scores = states.map(|(chosen, state)| match chosen {
-        Some((ids, values)) => Logits { ids: Some(ids), values, vocab_size },
+        Some(chosen) => Logits { ids: Some(chosen.ids), values: chosen.logits, vocab_size },
         None => Logits { ids: None, values: step.logits(state.to_vec(), 1), vocab_size },
     });
     scores.collect()

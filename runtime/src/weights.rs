@@ -18,11 +18,15 @@ pub(crate) struct Layer {
     pub(crate) qk_norms: Option<QkNorms>,
     pub(crate) attn_sub_norm: Option<Arc<[f32]>>,
     pub(crate) output: Arc<Linear>,
+    /// Behind attention, before the sum.
+    pub(crate) post_attn_norm: Option<Arc<[f32]>>,
     pub(crate) ffn_norm: Arc<[f32]>,
     pub(crate) gate: Arc<Linear>,
     pub(crate) up: Arc<Linear>,
     pub(crate) ffn_sub_norm: Option<Arc<[f32]>>,
     pub(crate) down: Arc<Linear>,
+    /// Behind the feed-forward block, before the sum.
+    pub(crate) post_ffn_norm: Option<Arc<[f32]>>,
 }
 
 /// Norms of the heads of queries and keys, `head_dim` each.
@@ -46,6 +50,8 @@ pub(crate) struct Weights {
 #[derive(Debug)]
 pub(crate) struct Embedding {
     tensor: Tensor,
+    /// Multiplies what is read of it.
+    scale: f32,
 }
 
 impl Embedding {
@@ -68,6 +74,9 @@ impl Embedding {
         let mut out = vec![0.0; tokens.len() * hidden];
         for (token, out) in tokens.iter().zip(out.chunks_exact_mut(hidden)) {
             self.tensor.dequantize_row(*token as usize, out)?;
+            if self.scale != 1.0 {
+                out.iter_mut().for_each(|x| *x *= self.scale);
+            }
         }
         Ok(out)
     }
@@ -91,8 +100,8 @@ impl Weights {
         options: &mut LinearOptions,
         loaded: &mut dyn FnMut(u64),
     ) -> Result<Weights> {
-        let mut loader = Loader { checkpoint, options, loaded };
         let c = config;
+        let mut loader = Loader { checkpoint, options, loaded, input_norms: input_norms(checkpoint), eps: c.rms_eps };
         let (q_rows, kv_rows) = (c.n_heads * c.head_dim, c.n_kv_heads * c.head_dim);
         let embedding = checkpoint.tensor("token_embd.weight")?.clone();
         embedding.expect_dims(&[c.hidden, c.vocab_size])?;
@@ -100,16 +109,18 @@ impl Weights {
         // rounding. SiLU has no such zeros.
         let (up_skips, down_skips) = match c.activation {
             Activation::ReluSquared => (Skips::Rows, Skips::Columns),
-            Activation::Silu => (Skips::Nothing, Skips::Nothing),
+            Activation::Silu | Activation::Gelu => (Skips::Nothing, Skips::Nothing),
         };
         let mut layers = Vec::new();
         for i in 0..c.n_layers {
             let name = |part: &str| format!("blk.{i}.{part}");
-            let mut sub_norm = |part: &str, width| -> Result<Option<Arc<[f32]>>> {
-                c.has_sub_norms().then(|| loader.vector(&name(part), width)).transpose()
+            let mut norm = |has: bool, part: &str, width| -> Result<Option<Arc<[f32]>>> {
+                has.then(|| loader.vector(&name(part), width)).transpose()
             };
-            let attn_sub_norm = sub_norm("attn_sub_norm", q_rows)?;
-            let ffn_sub_norm = sub_norm("ffn_sub_norm", c.ffn)?;
+            let attn_sub_norm = norm(c.has_sub_norms(), "attn_sub_norm", q_rows)?;
+            let ffn_sub_norm = norm(c.has_sub_norms(), "ffn_sub_norm", c.ffn)?;
+            let post_attn_norm = norm(c.has_post_norms(), "post_attention_norm", c.hidden)?;
+            let post_ffn_norm = norm(c.has_post_norms(), "post_ffw_norm", c.hidden)?;
             let qk_norms = if c.has_qk_norms() {
                 Some(QkNorms {
                     q: loader.vector(&name("attn_q_norm"), c.head_dim)?,
@@ -126,11 +137,13 @@ impl Weights {
                 qk_norms,
                 attn_sub_norm,
                 output: loader.linear(&name("attn_output"), (c.hidden, q_rows), Skips::Nothing)?,
+                post_attn_norm,
                 ffn_norm: loader.vector(&name("ffn_norm"), c.hidden)?,
                 gate: loader.linear(&name("ffn_gate"), (c.ffn, c.hidden), Skips::Nothing)?,
                 up: loader.linear(&name("ffn_up"), (c.ffn, c.hidden), up_skips)?,
                 ffn_sub_norm,
                 down: loader.linear(&name("ffn_down"), (c.hidden, c.ffn), down_skips)?,
+                post_ffn_norm,
             });
         }
         let output_norm = loader.vector("output_norm", c.hidden)?;
@@ -142,14 +155,23 @@ impl Weights {
         let head = checkpoint.find_tensor("output.weight").unwrap_or(&embedding);
         let head = Arc::new(Head::load(head, c, loader.options)?);
         (loader.loaded)(embedding.data().len() as u64);
-        Ok(Weights { embedding: Embedding { tensor: embedding }, layers, output_norm, head, rope_factors })
+        let embedding = Embedding { tensor: embedding, scale: c.embedding_scale };
+        Ok(Weights { embedding, layers, output_norm, head, rope_factors })
     }
+}
+
+/// Whether a norm of its own stands before each matrix of the layers. A file with one of them has to have all.
+fn input_norms(checkpoint: &Checkpoint) -> bool {
+    checkpoint.tensors().iter().any(|tensor| tensor.name().ends_with("_norm_in.weight"))
 }
 
 struct Loader<'a, 'p> {
     checkpoint: &'a Checkpoint,
     options: &'a mut LinearOptions<'p>,
     loaded: &'a mut dyn FnMut(u64),
+    input_norms: bool,
+    /// What norms add to the mean square.
+    eps: f32,
 }
 
 impl Loader<'_, '_> {
@@ -175,8 +197,11 @@ impl Loader<'_, '_> {
             Some(_) => self.scale(&scale_name)?,
             None => 1.0,
         };
-        let linear = Linear::load(tensor, shape, skips, self.options)?;
+        let mut linear = Linear::load(tensor, shape, skips, self.options)?;
         (self.loaded)(tensor.data().len() as u64);
+        if self.input_norms {
+            linear.set_norm(self.vector(&format!("{name}_norm_in"), shape.1)?, self.eps);
+        }
         Ok(Arc::new(linear))
     }
 

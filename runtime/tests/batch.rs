@@ -143,3 +143,18 @@ fn refused_feeds_change_nothing() {
     let logits = batch.step(&mut [Feed { sequence: &mut good, tokens: &[1], need: Some(Need::All) }]).unwrap();
     assert!(matches!(logits[0].as_ref().unwrap().scores(), Scores::All(all) if all.len() == vocab as usize));
 }
+
+#[test]
+fn log_probabilities_are_those_of_a_session() {
+    let model = load(MODELS[1], 1);
+    let mut session = model.session(None).unwrap();
+    session.prefill(&[1, 2], 0).unwrap();
+    let mut batch = Batch::new(&model).unwrap();
+    let mut sequence = batch.sequence();
+    let feed = Feed { sequence: &mut sequence, tokens: &[1, 2], need: Some(Need::All) };
+    let logits = batch.step(&mut [feed]).unwrap().swap_remove(0).unwrap();
+    let Scores::All(all) = logits.scores() else { panic!("all were asked for") };
+    let softmax = batch.log_softmax(all);
+    let ids = 0..all.len() as u32;
+    assert!(ids.into_iter().all(|id| softmax.of(all[id as usize]).to_bits() == session.logprob(id).to_bits()));
+}

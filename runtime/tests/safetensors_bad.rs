@@ -227,7 +227,7 @@ fn weights_that_do_not_fit() {
         good.clone().with(WEIGHTS, pack(&tensors))
     };
     let bias = "model.layers.0.self_attn.q_proj.bias";
-    added(bias, json!({"dtype": "F32", "shape": [1]}), &[0; 4]).refused(&[bias, "bitnet, llama and qwen3"]);
+    added(bias, json!({"dtype": "F32", "shape": [1]}), &[0; 4]).refused(&[bias, "bitnet, llama, qwen3"]);
     let layer = "model.layers.99999999999999999999.mlp.up_proj.weight";
     added(layer, json!({"dtype": "U8", "shape": [1, 1]}), &[0]).refused(&[layer]);
     added(QUERY_SCALE, json!({"dtype": "F32", "shape": [2]}), &[0; 8]).refused(&[QUERY_SCALE, "one number"]);
@@ -277,7 +277,7 @@ fn files_that_are_missing_or_elsewhere() {
 #[test]
 fn configurations_that_do_not_run() {
     let config = |key: &str, value: Value| Folder::llama().config(key, value);
-    config("model_type", json!("mamba")).refused(&["'mamba'", "bitnet, llama and qwen3"]);
+    config("model_type", json!("mamba")).refused(&["'mamba'", "bitnet, llama, qwen3"]);
     config("model_type", json!("\u{1b}]0;x\u{7}")).refused(&["\\u{1b}"]);
     config("hidden_act", json!("gelu")).refused(&["hidden_act", "'gelu'"]);
     config("attention_bias", json!(true)).refused(&["attention_bias"]);

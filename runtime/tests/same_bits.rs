@@ -3,7 +3,11 @@
 //!
 //! `TRITONE_EMULATED=1` takes fewer combinations, for an emulated processor.
 
-use std::path::PathBuf;
+mod embedding_models;
+
+use embedding_models::{Folder, references};
+use std::path::{Path, PathBuf};
+use tritone_runtime::embedding::{EmbedOptions, Embedder};
 use tritone_runtime::generate::{GenerateOptions, Generation, Speculation};
 use tritone_runtime::isa::{Detected, Isa, Level};
 use tritone_runtime::model::{LayoutChoice, LoadOptions, Model, Source};
@@ -16,9 +20,19 @@ const PROMPT: usize = 100;
 const GREEDY: usize = 100;
 
 fn load(model: &str, level: Level, threads: usize, layout: LayoutChoice) -> Model {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/models").join(model);
+    load_at(&PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/models").join(model), level, threads, layout)
+}
+
+fn load_at(path: &Path, level: Level, threads: usize, layout: LayoutChoice) -> Model {
     let options = LoadOptions { level: Some(level), threads: Some(threads), layout, ..LoadOptions::default() };
-    Model::load(Source::File(path), &options, &mut |_| {}).unwrap()
+    Model::load(Source::File(path.to_owned()), &options, &mut |_| {}).unwrap()
+}
+
+const FNV_OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
+
+/// FNV-1a, four bytes further.
+fn fnv(hash: u64, bytes: [u8; 4]) -> u64 {
+    bytes.iter().fold(hash, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))
 }
 
 /// Tokens that depend on nothing.
@@ -29,12 +43,8 @@ fn prompt(vocab: usize) -> Vec<u32> {
 /// The bits of the logits of all positions and the tokens that follow from them, folded into one
 /// number (FNV-1a). With `guess`, checks that guessing ahead leads to the same tokens and logits.
 fn fingerprint(model: &Model, chunk: usize, guess: bool) -> u64 {
-    let mut hash = 0xcbf2_9ce4_8422_2325u64;
-    let mut fold = |bytes: [u8; 4]| {
-        for byte in bytes {
-            hash = (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
-        }
-    };
+    let mut hash = FNV_OFFSET;
+    let mut fold = |bytes: [u8; 4]| hash = fnv(hash, bytes);
     let tokens = prompt(model.config().vocab_size);
     let mut session = model.session(None).unwrap();
     session
@@ -143,4 +153,51 @@ fn silu_and_interleaved_rope() {
 #[test]
 fn scales_for_groups() {
     check("qwen3-group128/model-q2_0.gguf", 0xe2b1_da63_a4d6_fe67);
+}
+
+/// The bits of the vectors of all reference texts, which pass through the layers together.
+fn vectors(model: &Model, kind: &str, chunk: usize) -> u64 {
+    let options = EmbedOptions { chunk, ..EmbedOptions::default() };
+    let mut embedder = Embedder::with_options(model, &options).unwrap();
+    let texts: Vec<Vec<u32>> = references(kind).into_iter().map(|(_, ids, _)| ids).collect();
+    let vectors = embedder.embed(&texts).unwrap();
+    vectors.iter().flatten().fold(FNV_OFFSET, |hash, x| fnv(hash, x.to_le_bytes()))
+}
+
+/// Vectors of an embedding model; its sliding windows begin within blocks of attention.
+fn check_vectors(kind: &str, golden: u64) {
+    let folder = Folder::new(kind).write();
+    let load = |level, threads, layout| load_at(&folder.0, level, threads, layout);
+    let reference = vectors(&load(Level::Scalar, 1, LayoutChoice::Auto), kind, 0);
+    assert_eq!(
+        reference, golden,
+        "{kind}: the scalar vectors are {reference:#018x}, another machine had {golden:#018x}"
+    );
+    let emulated = std::env::var_os("TRITONE_EMULATED").is_some();
+    for level in levels().into_iter().filter(|level| *level != Level::Scalar || !emulated) {
+        for (threads, layout, chunk) in [
+            (3, LayoutChoice::Auto, 7),
+            (1, LayoutChoice::I2s, 100),
+            (2, LayoutChoice::T3, 1),
+            (2, LayoutChoice::T5, 0),
+            (3, LayoutChoice::Auto, 256),
+        ] {
+            let model = load(level, threads, layout);
+            let what = format!("{kind} {level} {layout:?}, {threads} threads, chunks of {chunk}");
+            assert_eq!(vectors(&model, kind, chunk), golden, "{what}");
+            if emulated {
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn vectors_of_qwen3() {
+    check_vectors("qwen3", 0xab8f_b94a_c6e1_5b76);
+}
+
+#[test]
+fn vectors_of_gemma3() {
+    check_vectors("gemma3", 0x7174_af3b_453d_f8cd);
 }

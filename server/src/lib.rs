@@ -5,3 +5,5 @@
 
 pub mod constrain;
 pub mod engine;
+pub mod metrics;
+pub mod page;

@@ -1,6 +1,7 @@
 //! `tritone check`: is something wrong, and is it the machine, the file or the settings?
 
 mod machine;
+mod meaning;
 mod mind;
 mod tensors;
 
@@ -11,6 +12,7 @@ use crate::load;
 use crate::output::emit;
 use clap::Args;
 use machine::Machine;
+use meaning::Meaning;
 use mind::Mind;
 use serde_json::json;
 use tensors::Contents;
@@ -69,14 +71,20 @@ pub fn run(args: &CheckArgs) -> Result<()> {
             None
         }
     };
-    let mut mind = None;
+    let (mut mind, mut meaning) = (None, None);
     if let Some(contents) = &contents {
         show(format!("\nmodel {name}\n{contents}"))?;
         if let Some(model) = load(args, &mut report)? {
             show(format!("  {}\n", rules(&model)))?;
-            let found = Mind::examine(&model, args, contents.has_i2s, &mut report)?;
-            show(found.to_string())?;
-            mind = Some(found);
+            if model.config().pooling.is_some() {
+                let found = Meaning::examine(&model, &mut report)?;
+                show(found.to_string())?;
+                meaning = Some(found);
+            } else {
+                let found = Mind::examine(&model, args, contents.has_i2s, &mut report)?;
+                show(found.to_string())?;
+                mind = Some(found);
+            }
         }
     }
 
@@ -86,6 +94,7 @@ pub fn run(args: &CheckArgs) -> Result<()> {
             "model": name,
             "contents": contents.as_ref().map(Contents::to_json),
             "mind": mind.as_ref().map(Mind::to_json),
+            "meaning": meaning.as_ref().map(Meaning::to_json),
             "problems": report.problems,
             "notes": report.notes,
             "ok": report.problems.is_empty(),

@@ -5,6 +5,7 @@ pub mod chat;
 pub mod check;
 pub mod compare;
 pub mod convert;
+pub mod embed;
 pub mod inspect;
 pub mod logits;
 pub mod perplexity;
@@ -23,6 +24,7 @@ pub fn dispatch(cli: Cli) -> Result<()> {
         Some(Command::Bench(args)) => bench::run(&args),
         Some(Command::Chat(args)) => chat::run(&args),
         Some(Command::Convert(args)) => convert::run(&args),
+        Some(Command::Embed(args)) => embed::run(&args),
         Some(Command::Logits(args)) => logits::run(&args),
         Some(Command::Inspect(args)) => inspect::run(&args),
         Some(Command::Synth(args)) => synth::run(&args),

@@ -119,7 +119,9 @@ pub fn skipped(density: Density) -> Option<String> {
     let up = density.up_rows.map(|share| format!("{:.1}% of the rows of up", 100.0 * share));
     let down = density.down_columns.map(|share| format!("{:.1}% of the columns of down", 100.0 * share));
     let head = density.head_rows.map(|share| format!("{:.2}% of the rows of the head", 100.0 * share));
-    let parts: Vec<_> = [up, down, head].into_iter().flatten().collect();
+    let low =
+        density.head_low_rows.map(|share| format!("{:.2}% of the rows of the head's second nibbles", 100.0 * share));
+    let parts: Vec<_> = [up, down, low, head].into_iter().flatten().collect();
     (!parts.is_empty()).then(|| format!("needed {}", parts.join(", ")))
 }
 

@@ -11,7 +11,8 @@
 //! `score[j] = sum over d of query[d] * key[d][j]`, in order from `+0.0`, then times the scale.
 //! Values are stored as `[key][dimension]`, so that lanes are different dimensions:
 //! `out[d] = sum over j of p[j] * value[j][d]`, in order from `+0.0`. Neither needs a tree. The
-//! sum of `p` and the maximum run in 32 lanes (see `lanes`).
+//! sum of `p` and the maximum run in 32 lanes (see `lanes`). Where a sliding window hides the first keys of
+//! a block, `j` and the lanes count from the first key in sight: what is hidden is not there.
 //!
 //! **Several queries.** Query heads that share a key head share the conversion of keys and values
 //! to `f32`. Four queries by 16 lanes, two by 32 and one by 32 are compiled apart: eight AVX2
@@ -65,6 +66,8 @@ pub(super) struct AttentionBlock<'a, E> {
     pub keys: &'a [E],
     /// `[key][dimension]`.
     pub values: &'a [E],
+    /// The first key that counts.
+    pub first_key: usize,
     pub n_keys: usize,
     pub head_dim: usize,
     /// `n_queries x head_dim`.
@@ -110,12 +113,13 @@ impl<E: Element> AttentionBlock<'_, E> {
         let mut weights = [[0.0f32; ATTENTION_BLOCK]; QUERIES];
         self.scores::<S, QUERIES, UNITS>(simd, queries, &mut weights);
 
-        let n = self.n_keys;
+        let counts = self.first_key..self.n_keys;
         for (q, weights) in weights.iter_mut().enumerate() {
-            for score in weights[..n].iter_mut() {
+            let weights = &mut weights[counts.clone()];
+            for score in weights.iter_mut() {
                 *score *= self.scale;
             }
-            self.partials[first + q] = exponentials(simd, &mut weights[..n]);
+            self.partials[first + q] = exponentials(simd, weights);
         }
 
         let whole = dim / UNIT;
@@ -133,7 +137,7 @@ impl<E: Element> AttentionBlock<'_, E> {
         }
     }
 
-    /// Unscaled scores; lanes past the last key hold whatever the cache holds there.
+    /// Unscaled scores; lanes before the first key and past the last hold whatever the cache holds there, or nothing.
     #[inline(always)]
     fn scores<S: Simd, const QUERIES: usize, const UNITS: usize>(
         &self,
@@ -143,9 +147,9 @@ impl<E: Element> AttentionBlock<'_, E> {
     ) {
         let dim = self.head_dim;
         let units: &[[E; UNIT]] = self.keys.as_chunks().0;
-        let blocks = units.as_chunks::<{ KEY_LANES / UNIT }>().0.chunks_exact(dim);
-        let n_blocks = self.n_keys.div_ceil(KEY_LANES);
-        for (b, block) in blocks.take(n_blocks).enumerate() {
+        let in_sight = self.first_key / KEY_LANES..self.n_keys.div_ceil(KEY_LANES);
+        let blocks = units.as_chunks::<{ KEY_LANES / UNIT }>().0[in_sight.start * dim..].chunks_exact(dim);
+        for (b, block) in in_sight.zip(blocks) {
             let next_keys = self.keys.as_ptr().wrapping_add((b + 1) * KEY_LANES * dim);
             let values = self.values.as_ptr().wrapping_add(b * KEY_LANES * dim);
             for part in (0..KEY_LANES / UNIT).step_by(UNITS) {
@@ -183,8 +187,8 @@ impl<E: Element> AttentionBlock<'_, E> {
         let dim = self.head_dim;
         let lanes = UNIT * unit..UNIT * (unit + UNITS);
         let mut sums = [[simd.splat(0.0); UNITS]; QUERIES];
-        let rows = self.values.chunks_exact(dim);
-        for (j, row) in rows.take(self.n_keys).enumerate() {
+        let rows = self.values[self.first_key * dim..].chunks_exact(dim);
+        for (j, row) in (self.first_key..self.n_keys).zip(rows) {
             let units: &[[E; UNIT]] = row[lanes.clone()].as_chunks().0;
             for u in 0..UNITS {
                 let values = E::widen(simd, &units[u]);
@@ -211,8 +215,8 @@ impl<E: Element> AttentionBlock<'_, E> {
         let dim = self.head_dim;
         let from = dim - dim % UNIT;
         let mut sums = [simd.splat(0.0); QUERIES];
-        let rows = self.values.chunks_exact(dim);
-        for (j, row) in rows.take(self.n_keys).enumerate() {
+        let rows = self.values[self.first_key * dim..].chunks_exact(dim);
+        for (j, row) in (self.first_key..self.n_keys).zip(rows) {
             let mut padded = [E::zeroed(); UNIT];
             padded[..dim - from].copy_from_slice(&row[from..]);
             let values = E::widen(simd, &padded);

@@ -8,7 +8,7 @@
 
 /// `sum + a * b`, rounded once, to nearest even.
 #[inline(always)]
-pub(super) fn fused(sum: f32, a: f32, b: f32) -> f32 {
+pub(crate) fn fused(sum: f32, a: f32, b: f32) -> f32 {
     let (product, sum) = (f64::from(a) * f64::from(b), f64::from(sum));
     let rounded = product + sum;
     let other = rounded - product;

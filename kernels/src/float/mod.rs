@@ -19,7 +19,7 @@
 mod attention;
 mod dot;
 mod exp;
-mod fused;
+pub(crate) mod fused;
 mod halves;
 mod lanes;
 mod norm;
@@ -93,7 +93,9 @@ pub struct CachedBlock<'a, E = u16> {
     pub keys: &'a [E],
     /// `[key][dimension]`, at least `n_keys` keys.
     pub values: &'a [E],
-    /// Keys that count, 1 to [`ATTENTION_BLOCK`].
+    /// Keys before this one are out of sight, as if they were not there: a sliding window begins with it.
+    pub first_key: usize,
+    /// Where the keys that count end, `first_key + 1` to [`ATTENTION_BLOCK`].
     pub n_keys: usize,
 }
 
@@ -327,6 +329,17 @@ impl FloatKernels {
         self.run(exp::SiluGate { gate, up, out });
     }
 
+    /// `out[i] = gelu(gate[i]) * up[i]` with `gelu(x) = x / (1 + e^(-2u))`, `u = sqrt(2 / pi) * (x + 0.044715 x^3)`: the
+    /// approximation by tanh, written as one exponential.
+    ///
+    /// # Panics
+    /// If the slices differ in length.
+    pub fn gelu_gate(&self, gate: &[f32], up: &[f32], out: &mut [f32]) {
+        assert_eq!(gate.len(), up.len(), "one gate for each element");
+        assert_eq!(gate.len(), out.len(), "one output for each element");
+        self.run(exp::GeluGate { gate, up, out });
+    }
+
     /// `out[i] = (gate[i] * gate[i]) * up[i]` where the gate is positive, else `+0.0` whatever
     /// `up[i]` is. So a caller may leave `up` uncomputed where the gate is not positive, NaN
     /// included.
@@ -383,9 +396,9 @@ impl FloatKernels {
     /// Attention of the queries that share one key/value head over one block of its cache.
     ///
     /// `queries` and `out` are `n_queries x head_dim`, with `n_queries = partials.len()`. For each
-    /// query, `score[j] = (query . key[j]) * scale`, `p[j] = e^(score[j] - max)`; `out` gets the
-    /// sum of `p[j] * value[j]`, not yet divided, and `partials` gets `max` and the sum of `p`.
-    /// The bits do not depend on which queries are passed together.
+    /// query, `score[j] = (query . key[j]) * scale`, `p[j] = e^(score[j] - max)`, `j` from `first_key` to
+    /// `n_keys`; `out` gets the sum of `p[j] * value[j]`, not yet divided, and `partials` gets `max` and
+    /// the sum of `p`. The bits do not depend on which queries are passed together.
     ///
     /// # Panics
     /// If a slice does not have the size given here and in [`CachedBlock`], or there is no query
@@ -398,8 +411,9 @@ impl FloatKernels {
         out: &mut [f32],
         partials: &mut [Partial],
     ) {
-        let n_keys = block.n_keys;
+        let (first_key, n_keys) = (block.first_key, block.n_keys);
         assert!((1..=ATTENTION_BLOCK).contains(&n_keys), "1 to 256 keys");
+        assert!(first_key < n_keys, "at least one key counts");
         assert!(!partials.is_empty() && !queries.is_empty(), "at least one query and dimension");
         assert_eq!(queries.len() % partials.len(), 0, "queries of one length");
         assert_eq!(queries.len(), out.len(), "one output for each query");
@@ -412,6 +426,7 @@ impl FloatKernels {
             scale,
             keys: block.keys,
             values: block.values,
+            first_key,
             n_keys,
             head_dim,
             out,

@@ -1,78 +1,161 @@
-//! `screen` with AVX2: four rows at a time, sixteen columns a step.
+//! `screen` with AVX2: `vpmaddubsw` multiplies nibbles with digits, 32 bytes at a time.
 //!
-//! `vpmaddwd` adds two products of at most `127 * 32767` to a 32-bit lane of its own; what the lanes add up to is
-//! within the bound of the whole sum. A step takes 64 bytes of weights, one cache line, and asks for one that
-//! comes two groups of rows later.
+//! Bound: a pair of products is at most `2 * 15 * 128 = 3840` in magnitude, and eight pairs, the lines of a block, are
+//! summed in 16 bits: 30,720. The two halves of the bytes have sums of their own.
 
+use super::lanes::{Digits, Nibbles, Operation, Simd, Step};
 use crate::isa::{Isa, Level};
 use core::arch::x86_64::*;
 
-/// Rows that share the loads of activations.
-const TOGETHER: usize = 4;
-
-/// Columns of a step.
-const STEP: usize = 16;
-
-/// Proof that the processor has AVX2.
+/// Proof that the CPU has AVX2 and FMA.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Proof(());
+pub(super) struct Avx2(());
 
-impl Proof {
+impl Avx2 {
     /// The proof, if `isa` allows it.
     pub(super) fn new(isa: Isa) -> Option<Self> {
         isa.supports(Level::Avx2).then_some(Self(()))
     }
 }
 
-/// See [`super::dots`].
-pub(super) fn dots(_: Proof, rows: &[i8], x: &[i16], out: &mut [i32]) {
-    // SAFETY: the function needs AVX2; the proof exists only if `Proof::new` saw it.
-    unsafe { all_rows(rows, x, out) }
+impl Simd for Avx2 {
+    type Ints = [__m256i; 2];
+    type Floats = [__m256; 2];
+
+    #[inline(always)]
+    fn tile_block<const N: usize>(self, block: &[Nibbles; 8], states: [&Step; N], half: usize) -> [Self::Ints; N] {
+        // SAFETY: needs AVX2; `self` exists only if `Avx2::new` saw it.
+        unsafe { tile_block(block, states, half) }
+    }
+
+    #[inline(always)]
+    fn row_step(self, line: &Nibbles, state: &Step) -> Self::Ints {
+        // SAFETY: needs AVX2; `self` exists only if `Avx2::new` saw it.
+        unsafe { row_step(line, state) }
+    }
+
+    #[inline(always)]
+    fn zeros(self) -> Self::Floats {
+        bytemuck::cast([0.0f32; 16])
+    }
+
+    #[inline(always)]
+    fn widen(self, bytes: &[u8; 16]) -> Self::Floats {
+        let [a, b]: [i64; 2] = bytemuck::cast(*bytes);
+        // SAFETY: needs AVX2; `self` exists only if `Avx2::new` saw it.
+        let widen = |eight: i64| unsafe { _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_cvtsi64_si128(eight))) };
+        [widen(a), widen(b)]
+    }
+
+    #[inline(always)]
+    fn widen_two(self, bytes: [u8; 2]) -> Self::Floats {
+        // SAFETY: needs AVX; `self` exists only if `Avx2::new` saw AVX2.
+        bytes.map(|byte| unsafe { _mm256_set1_ps(f32::from(byte)) })
+    }
+
+    #[inline(always)]
+    fn add(self, sums: Self::Floats, products: Self::Ints, scales: Self::Floats) -> Self::Floats {
+        // SAFETY: needs AVX and FMA; `self` exists only if `Avx2::new` saw the level that includes them.
+        let add = |i: usize| unsafe { _mm256_fmadd_ps(_mm256_cvtepi32_ps(products[i]), scales[i], sums[i]) };
+        [add(0), add(1)]
+    }
+
+    #[inline(always)]
+    fn store(self, lanes: Self::Floats) -> [f32; 16] {
+        bytemuck::cast(lanes)
+    }
+
+    #[inline(always)]
+    fn prefetch(self, address: *const u8) {
+        // SAFETY: needs SSE, which the level of `self` includes; whatever the address, a prefetch reads
+        // and writes nothing that the program can see.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
+    }
 }
 
-#[target_feature(enable = "avx2")]
-fn all_rows(rows: &[i8], x: &[i16], out: &mut [i32]) {
-    let cols = x.len();
-    let (fours, rest) = out.as_chunks_mut::<TOGETHER>();
-    let (whole, left) = rows.split_at(fours.len() * TOGETHER * cols);
-    for (four, rows) in fours.iter_mut().zip(whole.chunks_exact(TOGETHER * cols)) {
-        let (first, second) = rows.split_at(2 * cols);
-        let (a, b) = first.split_at(cols);
-        let (c, d) = second.split_at(cols);
-        *four = sums([a, b, c, d], x);
-    }
-    for (sum, row) in rest.iter_mut().zip(left.chunks_exact(cols)) {
-        [*sum] = sums([row], x);
-    }
+/// Runs `operation` compiled for AVX2.
+#[inline]
+pub(super) fn run<O: Operation>(proof: Avx2, operation: O) -> O::Output {
+    // SAFETY: `proof` exists only if `Avx2::new` saw the level with the features below.
+    unsafe { instance(proof, operation) }
+}
+
+#[target_feature(enable = "avx2,fma")]
+fn instance<O: Operation>(proof: Avx2, operation: O) -> O::Output {
+    operation.run(proof)
 }
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn sums<const N: usize>(rows: [&[i8]; N], x: &[i16]) -> [i32; N] {
-    let (steps, x_rest) = x.as_chunks::<STEP>();
-    let ahead = rows[0].as_ptr().wrapping_add(2 * N * x.len());
-    let mut parts: [&[[i8; STEP]]; N] = [&[]; N];
-    for (part, row) in parts.iter_mut().zip(rows) {
-        // All of one known length, so that the loop needs no bounds checks.
-        *part = &row.as_chunks().0[..steps.len()];
-    }
-    let mut sums = [_mm256_setzero_si256(); N];
-    for (step, x) in steps.iter().enumerate() {
-        _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(step * N * STEP));
-        // SAFETY: the reference is to 32 readable bytes; the load needs no alignment.
-        let x = unsafe { _mm256_loadu_si256(x.as_ptr().cast()) };
-        for i in 0..N {
-            // SAFETY: the reference is to 16 readable bytes; the load needs no alignment.
-            let weights = unsafe { _mm_loadu_si128(parts[i][step].as_ptr().cast()) };
-            sums[i] = _mm256_add_epi32(sums[i], _mm256_madd_epi16(_mm256_cvtepi8_epi16(weights), x));
+fn tile_block<const N: usize>(block: &[Nibbles; 8], states: [&Step; N], half: usize) -> [[__m256i; 2]; N] {
+    let mut out = [[_mm256_setzero_si256(); 2]; N];
+    for (state, out) in states.iter().zip(&mut out) {
+        let less = _mm256_set1_epi32(state.blocks[half]);
+        for (eight, out) in out.iter_mut().enumerate() {
+            // Of the two halves of the bytes, coarse and fine.
+            let mut sums = [[_mm256_setzero_si256(); 2]; 2];
+            for (line, lane) in block.iter().zip(8 * half..) {
+                let nibbles = halves(load(&bytemuck::cast_ref::<_, [[u8; 32]; 2]>(line)[eight]));
+                for (sums, (nibbles, digits)) in sums.iter_mut().zip(nibbles.into_iter().zip([&state.low, &state.high]))
+                {
+                    sums[0] = _mm256_add_epi16(sums[0], _mm256_maddubs_epi16(nibbles, all(digits.coarse[lane])));
+                    sums[1] = _mm256_add_epi16(sums[1], _mm256_maddubs_epi16(nibbles, all(digits.fine[lane])));
+                }
+            }
+            *out = finish(sums, less);
         }
     }
-    let mut totals = [0; N];
-    for i in 0..N {
-        let lanes: [i32; 8] = bytemuck::cast(sums[i]);
-        let rest = &rows[i][steps.len() * STEP..];
-        let products = rest.iter().zip(x_rest).map(|(w, x)| i32::from(*w) * i32::from(*x));
-        totals[i] = lanes.iter().sum::<i32>() + products.sum::<i32>();
+    out
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn row_step(line: &Nibbles, state: &Step) -> [__m256i; 2] {
+    let mut out = [_mm256_setzero_si256(); 2];
+    for (eight, out) in out.iter_mut().enumerate() {
+        let [low, high] = halves(load(&bytemuck::cast_ref::<_, [[u8; 32]; 2]>(line)[eight]));
+        let dot = |nibbles: __m256i, digits: &[[i8; 4]; 16]| {
+            _mm256_maddubs_epi16(nibbles, load(&bytemuck::cast_ref::<_, [[u8; 32]; 2]>(digits)[eight]))
+        };
+        let both = |nibbles: __m256i, digits: &Digits| [dot(nibbles, &digits.coarse), dot(nibbles, &digits.fine)];
+        let less = load(&bytemuck::cast_ref::<_, [[u8; 32]; 2]>(&state.less)[eight]);
+        let (low, high) = (both(low, &state.low), both(high, &state.high));
+        *out = finish([[_mm256_add_epi16(low[0], high[0]), _mm256_add_epi16(low[1], high[1])]], less);
     }
-    totals
+    out
+}
+
+/// `2 * sum + less` of sums of coarse and fine digits.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn finish<const N: usize>(sums: [[__m256i; 2]; N], less: __m256i) -> __m256i {
+    let weights = [_mm256_set1_epi16(512), _mm256_set1_epi16(2)];
+    let mut total = less;
+    for [coarse, fine] in sums {
+        total = _mm256_add_epi32(total, _mm256_madd_epi16(coarse, weights[0]));
+        total = _mm256_add_epi32(total, _mm256_madd_epi16(fine, weights[1]));
+    }
+    total
+}
+
+/// The low and the high halves of bytes.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn halves(bytes: __m256i) -> [__m256i; 2] {
+    let mask = _mm256_set1_epi8(0x0f);
+    [_mm256_and_si256(bytes, mask), _mm256_and_si256(_mm256_srli_epi16::<4>(bytes), mask)]
+}
+
+/// Four digits in all lanes.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn all(digits: [i8; 4]) -> __m256i {
+    _mm256_set1_epi32(i32::from_le_bytes(bytemuck::cast(digits)))
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn load(bytes: &[u8; 32]) -> __m256i {
+    // SAFETY: the reference is to 32 readable bytes; the load needs no alignment.
+    unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
 }

@@ -1,114 +1,197 @@
-//! Integer products that screen the rows of an output head: int8 weights times int16 activations.
+//! Integer products that screen the rows of an output head: a copy of it in 8 bits, read four bits at a time, times
+//! 15-bit activations.
 //!
-//! They say how large a logit may be at most, so that only the rows that can still matter are computed from their
-//! own weights. The sums are exact, so every instruction set gives the same. Bound: `cols * 127 *`
-//! [`limit`]`(cols)` is less than 2^31.
+//! ```text
+//! row r, column c in block b of 64:   weight ~ scale[r] * part[r][b] * (code - 127.5),   code = 16 high + low
+//!     code - 127.5 = 16 (high - 7.5) + (low - 7.5)
+//! product of a plane:                 sum over b of part[r][b] * sum over c of (2 nibble - 15) * x[c]
+//! weights . x / unit of x  ~          scale * (8 * product of high + 0.5 * product of low)
+//! ```
+//!
+//! The high nibbles of all rows are read first ([`tiles`]), the low ones only of rows that may still matter ([`rows`]).
+//! So the high ones lie in tiles of 16 rows, each 32-bit lane a row of its own, and the low ones row by row.
+//!
+//! **Exact.** Sums within a block are integers below 2^24 (`64 * 15 *` [`LIMIT`]), so that they are exact as `f32` too; blocks are
+//! joined by fused products and sums in one order. So all instruction sets give the same bits.
+//!
+//! **Digits.** `vpdpbusd` and its kin multiply unsigned with signed bytes: nibbles are unsigned as they are, and an
+//! activation is `256 * high + low` with signed digits, each multiplied by itself.
+
+mod lanes;
+mod pack;
+mod portable;
 
 #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
 mod avx2;
+#[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
+mod avx512vnni;
+#[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+mod neon;
+
+#[cfg(test)]
+mod tests;
 
 use crate::isa::Isa;
+pub use lanes::Step;
+use lanes::{Operation, Rows, Tiles};
+use pack::PackRow;
+pub use pack::RowNotes;
 
-/// The largest magnitude of activations for rows of `cols` weights: as fine as the 32-bit sums allow.
-///
-/// # Panics
-/// `cols` is 0 or more than 2^24.
-#[must_use]
-pub fn limit(cols: usize) -> i16 {
-    assert!((1..=1 << 24).contains(&cols), "1 to 2^24 columns");
-    let most = i32::MAX as usize / 127 / cols;
-    most.min(i16::MAX as usize) as i16
+/// Columns that have a scale of their own.
+pub const BLOCK: usize = 64;
+
+/// Columns that a row is padded to a multiple of.
+pub const STEP: usize = 2 * BLOCK;
+
+/// Rows that lie side by side in the plane of the high nibbles.
+pub const TILE: usize = 16;
+
+/// The largest magnitude of activations: sums within a block stay below 2^24.
+pub const LIMIT: i16 = 16_383;
+
+/// Sizes of the two planes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    cols: usize,
 }
 
-/// Rounds `x` to `x[i] / scale`, at most `limit` in magnitude, and returns the scale (0 if all of `x` is 0).
+impl Shape {
+    /// For rows of `cols` weights.
+    ///
+    /// # Panics
+    /// `cols` is 0 or more than 2^24.
+    #[must_use]
+    pub fn new(cols: usize) -> Shape {
+        assert!((1..=1 << 24).contains(&cols), "1 to 2^24 columns");
+        Shape { cols }
+    }
+
+    /// Weights of a row.
+    #[must_use]
+    pub const fn cols(self) -> usize {
+        self.cols
+    }
+
+    /// Steps of a row: as many lines of low nibbles.
+    #[must_use]
+    pub const fn n_steps(self) -> usize {
+        self.cols.div_ceil(STEP)
+    }
+
+    /// Blocks of a row.
+    #[must_use]
+    pub const fn n_blocks(self) -> usize {
+        self.n_steps() * (STEP / BLOCK)
+    }
+
+    /// How far a product is off at most, as a share of the sum of the magnitudes of all products of a weight and an
+    /// activation.
+    #[must_use]
+    pub fn rounding(self) -> f64 {
+        // A rounding for each block, or for each step and four in a tree of lanes, and room for their products.
+        (self.n_blocks() + 8) as f64 / f64::from(1 << 24)
+    }
+
+    /// Bytes of a tile of high nibbles: the blocks' scales, `[block][row]`, then the nibbles, `[8 columns][row][4]`, each byte
+    /// those of columns `c` (low half) and `c + 4`.
+    #[must_use]
+    pub const fn tile_bytes(self) -> usize {
+        TILE * self.row_bytes()
+    }
+
+    /// Bytes of a row of low nibbles: the blocks' scales, then the nibbles, `[8 columns][4]`.
+    #[must_use]
+    pub const fn row_bytes(self) -> usize {
+        self.n_blocks() * (BLOCK / 2 + 1)
+    }
+}
+
+/// Rounds `x` to `x[i] / unit`, at most [`LIMIT`] in magnitude, and returns the unit (0 if all of `x` is 0).
 /// `x` must be finite.
 ///
 /// # Panics
 /// The lengths differ.
-pub fn round(x: &[f32], limit: i16, out: &mut [i16]) -> f64 {
+pub fn round(x: &[f32], out: &mut [i16]) -> f64 {
     assert_eq!(x.len(), out.len(), "one place for each activation");
     let largest = x.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
-    let scale = f64::from(largest) / f64::from(limit);
-    let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+    let unit = f64::from(largest) / f64::from(LIMIT);
+    let inverse = if unit > 0.0 { 1.0 / unit } else { 0.0 };
     for (out, x) in out.iter_mut().zip(x) {
         // Within the limit up to one rounding, and the conversion saturates.
-        *out = (libm::rint(f64::from(*x) * inverse) as i16).clamp(-limit, limit);
+        *out = (libm::rint(f64::from(*x) * inverse) as i16).clamp(-LIMIT, LIMIT);
     }
-    scale
+    unit
 }
 
-/// `out[r] = rows[r] . x`, rows of `x.len()` weights one after the other.
+/// Brings rounded activations into the form that products read.
 ///
 /// # Panics
-/// `rows` is not `out.len()` rows, or a weight or an activation is so large that sums could overflow
-/// (checked where assertions are on).
-pub fn dots(isa: Isa, rows: &[i8], x: &[i16], out: &mut [i32]) {
-    assert_eq!(rows.len(), x.len() * out.len(), "out.len() rows of x.len() weights");
-    if x.is_empty() || out.is_empty() {
-        return out.fill(0);
+/// `out` is not [`Shape::n_steps`] for so many columns, or an activation is above the limit.
+pub fn prepare(codes: &[i16], out: &mut [Step]) {
+    assert_eq!(out.len(), codes.len().div_ceil(STEP), "a step for each {STEP} columns");
+    assert!(codes.iter().all(|code| (-LIMIT..=LIMIT).contains(code)), "within the limit");
+    for (codes, step) in codes.chunks(STEP).zip(out) {
+        *step = Step::new(codes);
     }
-    debug_assert!(
-        x.iter().all(|value| (-limit(x.len())..=limit(x.len())).contains(value)) && !rows.contains(&-128),
-        "within the limits"
-    );
+}
+
+/// Packs a row, which becomes row `place` of a tile of high nibbles and a row of low ones; says what was lost.
+///
+/// # Panics
+/// A length is not that of the shape, or there is no such place.
+#[must_use]
+pub fn pack_row(isa: Isa, shape: Shape, weights: &[f32], place: usize, tile: &mut [u8], row: &mut [u8]) -> RowNotes {
+    assert_eq!(weights.len(), shape.cols, "one weight for each column");
+    assert_eq!((tile.len(), row.len()), (shape.tile_bytes(), shape.row_bytes()), "a tile and a row");
+    assert!(place < TILE, "a row of the tile");
+    run(isa, PackRow { shape, weights, place, tile, row })
+}
+
+/// Products of tiles of high nibbles with some states, each [`Shape::n_steps`] steps: `out` is `[state][row]`.
+///
+/// # Panics
+/// A length does not fit the others.
+pub fn tiles(isa: Isa, shape: Shape, tiles: &[u8], states: &[Step], out: &mut [f32]) {
+    let n_tiles = tiles.len() / shape.tile_bytes();
+    let n_states = states.len() / shape.n_steps();
+    assert_eq!(tiles.len(), n_tiles * shape.tile_bytes(), "whole tiles");
+    assert_eq!(states.len(), n_states * shape.n_steps(), "whole states");
+    assert_eq!(out.len(), n_states * n_tiles * TILE, "a product for each state and row");
+    run(isa, Tiles { shape, tiles, states, out });
+}
+
+/// Products of some rows of a plane of low nibbles with one state.
+///
+/// # Panics
+/// A length does not fit the others, or there is no such row.
+pub fn rows(isa: Isa, shape: Shape, plane: &[u8], rows: &[u32], state: &[Step], out: &mut [f32]) {
+    let n_rows = plane.len() / shape.row_bytes();
+    assert_eq!(state.len(), shape.n_steps(), "one state");
+    assert_eq!(out.len(), rows.len(), "a product for each row");
+    assert!(rows.iter().all(|row| (*row as usize) < n_rows), "rows of this plane");
+    run(isa, Rows { shape, plane, rows, state, out });
+}
+
+/// Runs `operation` compiled for the best of this module's instruction sets that `isa` allows.
+fn run<O: Operation>(isa: Isa, operation: O) -> O::Output {
     #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
-    if let Some(proof) = avx2::Proof::new(isa) {
-        return avx2::dots(proof, rows, x, out);
+    {
+        if let Some(proof) = avx512vnni::Avx512Vnni::new(isa) {
+            return avx512vnni::run(proof, operation);
+        }
+        if let Some(proof) = avx2::Avx2::new(isa) {
+            return avx2::run(proof, operation);
+        }
+    }
+    #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+    {
+        if let Some(proof) = neon::Neon::<true>::new(isa) {
+            return neon::run_dotprod(proof, operation);
+        }
+        if let Some(proof) = neon::Neon::<false>::new(isa) {
+            return neon::run(proof, operation);
+        }
     }
     let _ = isa;
-    portable(rows, x, out);
-}
-
-/// The definition.
-fn portable(rows: &[i8], x: &[i16], out: &mut [i32]) {
-    for (out, row) in out.iter_mut().zip(rows.chunks_exact(x.len())) {
-        *out = row.iter().zip(x).map(|(w, x)| i32::from(*w) * i32::from(*x)).sum();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::testing::Random;
-    use std::vec;
-    use std::vec::Vec;
-
-    #[test]
-    fn all_instruction_sets_agree() {
-        let mut random = Random::new(23);
-        for cols in [1, 15, 16, 17, 64, 100, 384, 2560] {
-            for n_rows in [1, 2, 3, 4, 5, 9] {
-                let limit = limit(cols);
-                let x: Vec<i16> = (0..cols).map(|_| (random.bits() as i16).clamp(-limit, limit)).collect();
-                let rows: Vec<i8> = random.codes(cols * n_rows).into_iter().map(|code| code.max(-127)).collect();
-                let (mut expected, mut got) = (vec![0; n_rows], vec![7; n_rows]);
-                portable(&rows, &x, &mut expected);
-                dots(Isa::detect(), &rows, &x, &mut got);
-                assert_eq!(got, expected, "{n_rows} x {cols}");
-            }
-        }
-    }
-
-    #[test]
-    fn extremes_fit() {
-        for cols in [16, 2560, 8192] {
-            let limit = limit(cols);
-            let mut got = [0; 5];
-            dots(Isa::detect(), &vec![127; 5 * cols], &vec![limit; cols], &mut got);
-            assert_eq!(got, [cols as i32 * 127 * i32::from(limit); 5]);
-            dots(Isa::detect(), &vec![-127; 5 * cols], &vec![limit; cols], &mut got);
-            assert_eq!(got, [-(cols as i32 * 127 * i32::from(limit)); 5]);
-        }
-    }
-
-    #[test]
-    fn rounding_is_to_the_nearest_step() {
-        let x = [0.5, -1.0, 0.25, 0.0, 1.0];
-        let mut out = [9; 5];
-        let scale = round(&x, 1000, &mut out);
-        assert_eq!(out, [500, -1000, 250, 0, 1000]);
-        assert!((scale - 0.001).abs() < 1e-18);
-        assert_eq!(round(&[0.0; 3], 1000, &mut out[..3]), 0.0);
-        assert_eq!(out[..3], [0; 3]);
-    }
+    operation.run(portable::Portable)
 }

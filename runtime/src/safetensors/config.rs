@@ -13,19 +13,35 @@ pub(super) struct HfConfig {
     model_type: String,
     #[serde(default)]
     architectures: Option<Vec<String>>,
-    hidden_size: u32,
+    pub(super) hidden_size: u32,
     intermediate_size: u32,
     num_hidden_layers: u32,
     num_attention_heads: u32,
     num_key_value_heads: Option<u32>,
     head_dim: Option<u32>,
     hidden_act: Option<String>,
+    /// Gemma's name for it.
+    hidden_activation: Option<String>,
     max_position_embeddings: u32,
+    #[serde(deserialize_with = "single")]
     rms_norm_eps: f32,
     rope_theta: Option<f32>,
     /// The newer place of `rope_theta` and of the scaling.
     rope_parameters: Option<Rope>,
     rope_scaling: Option<Rope>,
+    /// Of layers with a sliding window, in older files.
+    rope_local_base_freq: Option<f32>,
+    sliding_window: Option<u32>,
+    /// For each layer whether it has a window.
+    layer_types: Option<Vec<String>>,
+    sliding_window_pattern: Option<u32>,
+    #[serde(rename = "_sliding_window_pattern")]
+    newer_sliding_window_pattern: Option<u32>,
+    query_pre_attn_scalar: Option<f32>,
+    attn_logit_softcapping: Option<f32>,
+    final_logit_softcapping: Option<f32>,
+    #[serde(default)]
+    use_bidirectional_attention: bool,
     #[serde(default)]
     pub(super) tie_word_embeddings: bool,
     #[serde(default)]
@@ -65,6 +81,22 @@ struct Rope {
     low_freq_factor: Option<f32>,
     high_freq_factor: Option<f32>,
     original_max_position_embeddings: Option<f32>,
+    /// One for each kind of layers, in models with sliding windows.
+    full_attention: Option<Box<Rope>>,
+    sliding_attention: Option<Box<Rope>>,
+}
+
+/// A number of any size; one that is too large is infinite, and refused with the other settings of its kind. What the parser
+/// itself says of it depends on features that other crates switch on.
+fn single<'de, D: serde::Deserializer<'de>>(number: D) -> std::result::Result<f32, D::Error> {
+    <f64 as serde::Deserialize>::deserialize(number).map(|number| number as f32)
+}
+
+impl Rope {
+    /// What layers without a window have.
+    fn full(&self) -> &Rope {
+        self.full_attention.as_deref().unwrap_or(self)
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -100,28 +132,36 @@ impl HfConfig {
 
     /// `general.architecture`.
     pub(super) fn architecture(&self) -> Result<&'static str> {
-        let act = self.hidden_act.as_deref().unwrap_or("silu");
+        let act = self.hidden_activation.as_deref().or(self.hidden_act.as_deref()).unwrap_or("silu");
         let (name, expected) = match &*self.model_type {
             _ if self.is_bitnet() && act == "relu2" => ("bitnet-b1.58", "relu2"),
             _ if self.is_bitnet() => ("bitnet", "silu"),
             "llama" => ("llama", "silu"),
             "qwen3" => ("qwen3", "silu"),
+            "gemma3_text" => ("gemma3", "gelu_pytorch_tanh"),
             other => {
                 return Err(self.refused(
                     "model_type",
                     format!("the model's architecture is '{}'", shown(other)),
-                    "the ones that run here are bitnet, llama and qwen3",
+                    "the ones that run here are bitnet, llama, qwen3 and gemma3_text",
                 ));
             }
         };
         if act != expected {
             let what = format!("the gate function '{}' in a model of type '{}'", shown(act), shown(&self.model_type));
-            return Err(self.refused("hidden_act", what, "relu2 (bitnet) and silu run here"));
+            return Err(self.refused(
+                "hidden_act",
+                what,
+                "relu2 (bitnet), silu and gelu_pytorch_tanh (gemma3_text) run here",
+            ));
         }
         for (key, set) in [
             ("attention_bias", self.attention_bias),
             ("mlp_bias", self.mlp_bias),
             ("use_sliding_window", self.use_sliding_window),
+            ("use_bidirectional_attention", self.use_bidirectional_attention),
+            ("attn_logit_softcapping", self.attn_logit_softcapping.is_some_and(|cap| cap != 0.0)),
+            ("final_logit_softcapping", self.final_logit_softcapping.is_some_and(|cap| cap != 0.0)),
         ] {
             if set {
                 return Err(self.refused(key, "the model uses it".to_owned(), "models without it run here"));
@@ -130,11 +170,12 @@ impl HfConfig {
         Ok(name)
     }
 
-    /// How the matrices are stored.
-    pub(super) fn scheme(&self) -> Result<Scheme> {
+    /// How the matrices are stored. `input_norms` says whether a norm stands before each of them.
+    pub(super) fn scheme(&self, input_norms: bool) -> Result<Scheme> {
         let Some(quantization) = &self.quantization_config else {
-            // Models of the first BitNet papers are plain master weights.
-            return Ok(if self.is_bitnet() { Scheme::BitNet { divides: false } } else { Scheme::Plain });
+            // Models of the first BitNet papers are plain master weights, and so are those with BitNet's norms.
+            let bitnet = input_norms || self.is_bitnet();
+            return Ok(if bitnet { Scheme::BitNet { divides: false } } else { Scheme::Plain });
         };
         if quantization.quant_method != "bitnet" {
             let what = format!("weights quantised by '{}'", shown(&quantization.quant_method));
@@ -185,18 +226,56 @@ impl HfConfig {
             put("rope.scaling.type", Value::String("linear".into()));
             put("rope.scaling.factor", Value::F32(self.number("factor", rope.factor)?));
         }
+        if architecture == "gemma3" {
+            if let Some((tokens, period)) = self.window()? {
+                put("attention.sliding_window", Value::U32(tokens));
+                put("attention.sliding_window_pattern", Value::U32(period));
+                put("rope.freq_base_swa", Value::F32(self.window_rope_theta()?));
+            }
+            if let Some(scalar) = self.query_pre_attn_scalar {
+                put("attention.scale", Value::F32(1.0 / scalar.sqrt()));
+            }
+        }
         Ok(metadata)
     }
 
     fn rope_theta(&self) -> f32 {
-        let newer = self.rope_parameters.as_ref().and_then(|rope| rope.rope_theta);
+        let newer = self.rope_parameters.as_ref().and_then(|rope| rope.full().rope_theta);
         self.rope_theta.or(newer).unwrap_or(10000.0)
+    }
+
+    /// How many tokens a layer with a sliding window sees, and of how many layers the last has none.
+    fn window(&self) -> Result<Option<(u32, u32)>> {
+        const FULL: &str = "full_attention";
+        let Some(tokens) = self.sliding_window.filter(|tokens| *tokens > 0) else { return Ok(None) };
+        let Some(kinds) = &self.layer_types else {
+            return Ok(Some((tokens, self.sliding_window_pattern.or(self.newer_sliding_window_pattern).unwrap_or(6))));
+        };
+        let period = kinds.iter().position(|kind| kind == FULL).map_or(kinds.len() + 1, |first| first + 1);
+        let expected = |layer: usize| if (layer + 1).is_multiple_of(period) { FULL } else { "sliding_attention" };
+        if kinds.len() != self.num_hidden_layers as usize
+            || kinds.iter().enumerate().any(|(layer, kind)| kind != expected(layer))
+        {
+            let what = "layers with and without a sliding window follow each other in no order".to_owned();
+            return Err(self.refused("layer_types", what, "models in which every n-th layer has none run here"));
+        }
+        Ok(Some((tokens, u32::try_from(period).unwrap_or(u32::MAX))))
+    }
+
+    /// The base of the rotary frequencies in layers with a window.
+    fn window_rope_theta(&self) -> Result<f32> {
+        let rope = self.rope_parameters.as_ref().and_then(|rope| rope.sliding_attention.as_deref());
+        if let Some(kind) = rope.and_then(|rope| rope.rope_type.as_deref()).filter(|kind| *kind != "default") {
+            let what = format!("RoPE scaling of type '{}' in layers with a sliding window", shown(kind));
+            return Err(self.refused("rope_parameters", what, "layers without it run here"));
+        }
+        Ok(self.rope_local_base_freq.or(rope.and_then(|rope| rope.rope_theta)).unwrap_or(10000.0))
     }
 
     /// The kind of scaling and its numbers, if there is any.
     fn scaling(&self) -> Result<Option<(&'static str, &Rope)>> {
         for (key, rope) in [("rope_scaling", &self.rope_scaling), ("rope_parameters", &self.rope_parameters)] {
-            let Some(rope) = rope else { continue };
+            let Some(rope) = rope.as_ref().map(Rope::full) else { continue };
             return match rope.rope_type.as_deref() {
                 None | Some("default") => continue,
                 Some("linear") => Ok(Some(("linear", rope))),

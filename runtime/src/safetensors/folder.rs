@@ -3,9 +3,10 @@
 use super::config::{HfConfig, Scheme};
 use super::header::{self, Dtype, Entry};
 use super::names::{self, Meaning};
+use super::pooling;
 use super::tokenizer::{self, Files};
 use super::{from_json, malformed};
-use crate::checkpoint::{Bytes, Checkpoint, Tensor, TensorType, Ternarise};
+use crate::checkpoint::{Bytes, Checkpoint, Tensor, TensorType, Ternarise, Value};
 use crate::error::{Error, Place, Result, shown};
 use half::{bf16, f16};
 use serde::Deserialize;
@@ -15,6 +16,9 @@ use std::sync::Arc;
 
 const INDEX: &str = "model.safetensors.index.json";
 const SINGLE: &str = "model.safetensors";
+
+/// Elements of the longest norm that is looked at.
+const LONGEST_NORM: usize = 1 << 20;
 
 /// The file in which each tensor is.
 type WeightMap = HashMap<String, String>;
@@ -51,7 +55,12 @@ pub fn open(path: &Path) -> Result<Checkpoint> {
             return Err(malformed(at, "the index names this tensor, but no file holds it".to_owned()));
         }
     }
-    let tensors = Tensors { folder: &folder, config: &config, scheme: config.scheme()? }.collect(entries)?;
+    let architecture = config.architecture()?;
+    let pooling = pooling::read(path, config.hidden_size)?;
+    let input_norms = entries.iter().any(|(_, _, entry)| names::is_input_norm(&entry.name));
+    let scheme = config.scheme(input_norms)?;
+    let tensors = Tensors { folder: &folder, config: &config, architecture, scheme, embeds: pooling.is_some() };
+    let tensors = tensors.collect(entries)?;
     let embedding = tensors.iter().find(|tensor| tensor.name() == "token_embd.weight");
     let Some(vocab_size) = embedding.map(Tensor::rows) else {
         return Err(Error::MissingTensor { at: Box::new(Place::file(&*folder).tensor("model.embed_tokens.weight")) });
@@ -59,6 +68,9 @@ pub fn open(path: &Path) -> Result<Checkpoint> {
 
     let name = path.canonicalize().ok().and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()));
     let mut metadata = config.metadata(&name.unwrap_or_default())?;
+    if let Some(pooling) = pooling {
+        metadata.push((format!("{architecture}.pooling_type"), Value::U32(pooling.gguf_number())));
+    }
     let json = |name: &str| -> Result<Option<(String, Bytes)>> {
         let path = path.join(name);
         Ok(if path.exists() { Some((path.display().to_string(), small(&path)?)) } else { None })
@@ -75,7 +87,7 @@ pub fn open(path: &Path) -> Result<Checkpoint> {
         config: named.as_ref().map(|(name, bytes)| (&**name, &**bytes)),
         generation: generation.as_ref().map(|(name, bytes)| (&**name, &**bytes)),
     };
-    tokenizer::metadata(&files, &config, vocab_size, &mut metadata)?;
+    tokenizer::metadata(&files, &config, pooling, vocab_size, &mut metadata)?;
     let format = match shards.len() {
         1 => "safetensors".to_owned(),
         n => format!("safetensors in {n} files"),
@@ -84,7 +96,7 @@ pub fn open(path: &Path) -> Result<Checkpoint> {
 }
 
 /// A file of JSON; none that belongs to a model is larger.
-fn small(path: &Path) -> Result<Bytes> {
+pub(super) fn small(path: &Path) -> Result<Bytes> {
     const MAX_JSON: usize = 64 << 20;
     let bytes = Bytes::open(path)?;
     if bytes.len() > MAX_JSON {
@@ -131,7 +143,11 @@ fn shards(folder: &Path) -> Result<(Vec<PathBuf>, Option<WeightMap>)> {
 struct Tensors<'c> {
     folder: &'c str,
     config: &'c HfConfig,
+    /// GGUF's name.
+    architecture: &'static str,
     scheme: Scheme,
+    /// Whether it makes embeddings and needs no output head.
+    embeds: bool,
 }
 
 impl Tensors<'_> {
@@ -139,10 +155,10 @@ impl Tensors<'_> {
         let mut scales = HashMap::new();
         let mut tensors = Vec::new();
         for (file, bytes, entry) in entries {
-            match names::meaning(&entry.name) {
+            match names::meaning(self.architecture, &entry.name) {
                 Meaning::Tensor(name) => {
                     // The head of a tied model is its embedding, whatever else is in the file.
-                    if name != "output.weight" || !self.config.tie_word_embeddings {
+                    if name != "output.weight" || !(self.config.tie_word_embeddings || self.embeds) {
                         tensors.push((file, bytes, entry, name));
                     }
                 }
@@ -155,13 +171,13 @@ impl Tensors<'_> {
                     return Err(Error::Unsupported {
                         at: Box::new(Place::file(&*file).tensor(entry.name)),
                         what: "the tensor has no place in the models that run here".to_owned(),
-                        fix: "models of the architectures bitnet, llama and qwen3 are read".to_owned(),
+                        fix: "models of the architectures bitnet, llama, qwen3 and gemma3 are read".to_owned(),
                     });
                 }
             }
         }
         let has_head = tensors.iter().any(|(_, _, _, name)| name == "output.weight");
-        if !self.config.tie_word_embeddings && !has_head {
+        if !self.config.tie_word_embeddings && !self.embeds && !has_head {
             return Err(Error::MissingTensor { at: Box::new(Place::file(self.folder).tensor("lm_head.weight")) });
         }
         let mut all = Vec::with_capacity(tensors.len() + 1);
@@ -170,12 +186,7 @@ impl Tensors<'_> {
             all.push(self.tensor(&file, &bytes, entry, name, scale)?);
         }
         if let Some(factors) = self.config.rope_factors()? {
-            let data: Vec<u8> = factors.iter().flat_map(|factor| factor.to_le_bytes()).collect();
-            let (dims, span) = (vec![factors.len().max(1)], data.len());
-            let data = Bytes::from(data);
-            let view = data.view(0..span).expect("all of it");
-            let file = self.folder.into();
-            all.push(Tensor::new(file, "rope_freqs.weight".into(), TensorType::F32, dims, 0, span, view));
+            all.push(made(self.folder.into(), "rope_freqs.weight".into(), 0, &factors));
         }
         Ok(all)
     }
@@ -235,9 +246,13 @@ impl Tensors<'_> {
         let (offset, span) = (entry.range.start as u64, entry.range.len());
         let mut tensor = Tensor::new(Arc::clone(file), name, tensor_type, dims, offset, span, view);
         tensor.set_ternarise(ternarise);
+        // Longer ones belong to no model, and are refused by their shape.
+        if names::adds_one(self.architecture, tensor.name()) && tensor.rows() == 1 && tensor.cols() <= LONGEST_NORM {
+            return plus_one(file, &tensor);
+        }
         // Llama's own RoPE turns neighbours; the published halves are brought beside each other.
         let turned = tensor.name().ends_with("attn_q.weight") || tensor.name().ends_with("attn_k.weight");
-        if turned && self.config.architecture()? == "llama" {
+        if turned && self.architecture == "llama" {
             let head_dim = self.config.head_dim() as usize;
             if head_dim == 0 || !head_dim.is_multiple_of(2) || !tensor.rows().is_multiple_of(head_dim) {
                 let what = format!("{} rows are no whole number of heads of {head_dim}", tensor.rows());
@@ -247,4 +262,19 @@ impl Tensors<'_> {
         }
         Ok(tensor)
     }
+}
+
+/// A vector that is in no file as it is; `offset` is where it comes from.
+fn made(file: Arc<str>, name: String, offset: u64, values: &[f32]) -> Tensor {
+    let data: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    let (dims, span) = (vec![values.len().max(1)], data.len());
+    let data = Bytes::from(data);
+    let view = data.view(0..span).expect("all of it");
+    Tensor::new(file, name, TensorType::F32, dims, offset, span, view)
+}
+
+/// The norm that multiplies by `1 + w`, as GGUF has it.
+fn plus_one(file: &Arc<str>, tensor: &Tensor) -> Result<Tensor> {
+    let values: Vec<f32> = tensor.to_f32()?.iter().map(|w| 1.0 + w).collect();
+    Ok(made(Arc::clone(file), tensor.name().to_owned(), tensor.offset(), &values))
 }

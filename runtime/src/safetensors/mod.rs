@@ -2,7 +2,7 @@
 //! `.safetensors` files, `tokenizer.json`, `tokenizer_config.json`.
 //!
 //! A folder becomes the [`Checkpoint`] that a good converter would have written as GGUF, without the
-//! weights being copied or even touched: `config.rs` and `tokenizer.rs` translate the metadata,
+//! weights being copied or even touched: `config.rs`, `tokenizer.rs` and `pooling.rs` translate the metadata,
 //! `names.rs` the names of tensors, and a tensor says how its trits are to be read
 //! ([`Ternarise`]). The format of the weights' files: <https://github.com/huggingface/safetensors>.
 
@@ -10,6 +10,7 @@ mod config;
 mod folder;
 mod header;
 mod names;
+mod pooling;
 mod tokenizer;
 
 pub use folder::open;
@@ -40,23 +41,29 @@ pub fn check_file(name: &str, bytes: &crate::checkpoint::Bytes) -> crate::error:
     Ok(header::read(name, bytes)?.len())
 }
 
-/// Translates a configuration and a tokenizer from memory: what a fuzzer calls.
+/// Translates a configuration and a tokenizer from memory, as those of a model that generates and of one that embeds: what
+/// a fuzzer calls.
 ///
 /// # Errors
 /// What is wrong with them.
 #[doc(hidden)]
 pub fn check_metadata(config: &[u8], tokenizer: &[u8], tokenizer_config: &[u8]) -> crate::error::Result<usize> {
     let config = config::HfConfig::parse("config.json", config)?;
-    let mut metadata = config.metadata("fuzz")?;
-    tokenizer::metadata(
-        &tokenizer::Files {
-            tokenizer: ("tokenizer.json", tokenizer),
-            config: Some(("tokenizer_config.json", tokenizer_config)),
-            generation: None,
-        },
-        &config,
-        1 << 16,
-        &mut metadata,
-    )?;
-    Ok(metadata.len())
+    let mut n_keys = 0;
+    for pooling in [None, Some(crate::config::Pooling::Last)] {
+        let mut metadata = config.metadata("fuzz")?;
+        tokenizer::metadata(
+            &tokenizer::Files {
+                tokenizer: ("tokenizer.json", tokenizer),
+                config: Some(("tokenizer_config.json", tokenizer_config)),
+                generation: None,
+            },
+            &config,
+            pooling,
+            1 << 16,
+            &mut metadata,
+        )?;
+        n_keys += metadata.len();
+    }
+    Ok(n_keys)
 }

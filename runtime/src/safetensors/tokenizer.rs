@@ -9,6 +9,7 @@
 use super::config::HfConfig;
 use super::from_json;
 use crate::checkpoint::{Array, Value};
+use crate::config::Pooling;
 use crate::error::{Error, Result, shown};
 use serde::Deserialize;
 use std::collections::HashMap;
@@ -132,10 +133,11 @@ fn refused(file: &str, what: String, fix: &str) -> Error {
 }
 
 /// Appends the tokenizer's keys. The vocabulary is filled up to `vocab_size`, the number of
-/// vectors in the embedding, with tokens that no text gives.
+/// vectors in the embedding, with tokens that no text gives. `pooling` is that of an embedding model.
 pub(super) fn metadata(
     files: &Files<'_>,
     config: &HfConfig,
+    pooling: Option<Pooling>,
     vocab_size: usize,
     metadata: &mut Vec<(String, Value)>,
 ) -> Result<()> {
@@ -180,7 +182,13 @@ pub(super) fn metadata(
     let bos = id_of(&named.bos_token).or(config.bos_token_id);
     let ends: Vec<u32> =
         generation.eos_token_id.or_else(|| config.eos_token_id.clone()).map_or(vec![], |e| e.ids().to_vec());
-    let eos = id_of(&named.eos_token).or(ends.first().copied());
+    let appended = appended(&parsed).and_then(|name| tokens.id(name));
+    let eos = match pooling {
+        // What such a model pools is the token that was put behind texts in its training. The name in
+        // tokenizer_config.json may be that of the token with which the model it was made from ended its turns.
+        Some(_) => appended.or(ends.first().copied()).or(id_of(&named.eos_token)),
+        None => id_of(&named.eos_token).or(ends.first().copied()),
+    };
     if let Some(bos) = bos {
         put("bos_token_id", Value::U32(bos));
     }
@@ -192,10 +200,16 @@ pub(super) fn metadata(
         put("eot_token_id", Value::U32(eot));
     }
     let prepends_bos = bos.and_then(|id| tokens.texts.get(id as usize)).is_some_and(|bos| prepends(&parsed, bos));
-    if let Some(add) = named.add_bos_token.or(prepends_bos.then_some(true)) {
+    // What GGUF's readers assume where nothing is said is right for chat models only.
+    let add_bos = named.add_bos_token.or((prepends_bos || pooling.is_some()).then_some(prepends_bos));
+    if let Some(add) = add_bos {
         put("add_bos_token", Value::Bool(add));
     }
-    if let Some(add) = named.add_eos_token {
+    let add_eos = match pooling {
+        Some(Pooling::Last) => Some(true),
+        _ => named.add_eos_token.or((appended.is_some() && appended == eos).then_some(true)),
+    };
+    if let Some(add) = add_eos {
         put("add_eos_token", Value::Bool(add));
     }
     let template = named.chat_template.and_then(|templates| match templates {
@@ -268,9 +282,18 @@ fn adds_space_prefix(parsed: &TokenizerFile) -> bool {
 
 /// Whether the template of a single text begins with `token`.
 fn prepends(parsed: &TokenizerFile, token: &str) -> bool {
-    let Some(post) = &parsed.post_processor else { return false };
-    let nested = post["processors"].as_array().into_iter().flatten();
-    std::iter::once(post).chain(nested).any(|step| step["single"][0]["SpecialToken"]["id"] == token)
+    templates(parsed).any(|template| template.first().is_some_and(|part| part["SpecialToken"]["id"] == token))
+}
+
+/// The token with which the template of a single text ends, if it does with one.
+fn appended(parsed: &TokenizerFile) -> Option<&str> {
+    templates(parsed).find_map(|template| template.last()?["SpecialToken"]["id"].as_str())
+}
+
+/// Templates of a single text.
+fn templates(parsed: &TokenizerFile) -> impl Iterator<Item = &Vec<serde_json::Value>> {
+    let nested = parsed.post_processor.iter().filter_map(|post| post["processors"].as_array()).flatten();
+    parsed.post_processor.iter().chain(nested).filter_map(|step| step["single"].as_array())
 }
 
 struct Tokens {

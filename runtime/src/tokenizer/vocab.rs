@@ -228,6 +228,10 @@ fn kind_of(spec: &VocabSpec, id: usize) -> Result<TokenKind, VocabError> {
         Some(1 | 5) => TokenKind::Normal,
         Some(2) => TokenKind::Unknown,
         Some(3) => TokenKind::Control,
+        // Runs of spaces of Gemma, which merges make: text has spaces where their names have another character.
+        Some(4) if spec.kind == VocabKind::Spm && std::str::from_utf8(text).is_ok_and(|text| text.contains('▁')) => {
+            TokenKind::Normal
+        }
         Some(4) => TokenKind::UserDefined,
         // A byte token whose name is not a byte can only be shown as it is written.
         Some(6) => byte_name(text).map_or(TokenKind::UserDefined, TokenKind::Byte),

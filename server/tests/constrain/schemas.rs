@@ -139,7 +139,10 @@ fn object(random: &mut Random, depth: usize) -> Value {
             made["minProperties"] = json!(random.below(2));
             made["maxProperties"] = json!(3);
         }
-        3 if required.is_empty() && made["properties"].as_object().is_some_and(|named| !named.is_empty()) => {
+        3 if required.is_empty()
+            && random.chance(20)
+            && made["properties"].as_object().is_some_and(|named| !named.is_empty()) =>
+        {
             made["minProperties"] = json!(1)
         }
         _ => {}

@@ -101,9 +101,10 @@ fn machine(f: &mut fmt::Formatter<'_>, report: &Report) -> fmt::Result {
     let share = |share: Option<f64>| share.map_or_else(|| "all".to_owned(), |share| format!("{:.1}%", 100.0 * share));
     row("rows of up that decode needs", &|run| share(run.speeds.density.up_rows))?;
     row("columns of down that decode needs", &|run| share(run.speeds.density.down_columns))?;
-    row("rows of the head that decode computes after a pass over its copy", &|run| {
-        run.speeds.density.head_rows.map_or_else(|| "all, no copy".to_owned(), |share| format!("{:.2}%", 100.0 * share))
-    })?;
+    let of_head =
+        |share: Option<f64>| share.map_or_else(|| "all, no copy".to_owned(), |share| format!("{:.3}%", 100.0 * share));
+    row("rows of the head left after 4 bits of its copy", &|run| of_head(run.speeds.density.head_low_rows))?;
+    row("rows of the head that decode computes", &|run| of_head(run.speeds.density.head_rows))?;
     row("decode reads, MB a token", &|run| format!("{:.1}", run.token_bytes.total() as f64 / 1e6))?;
     row("decode reads, GB/s", &|run| gb(run.token_bytes.total() as f64 * run.speeds.decode.median))?;
     row("share of the bandwidth", &|run| format!("{:.0}%", 100.0 * report.bandwidth_share(run)))?;

@@ -165,6 +165,7 @@ impl Report {
             "density": {
                 "up_rows": speeds.density.up_rows,
                 "down_columns": speeds.density.down_columns,
+                "head_low_rows": speeds.density.head_low_rows,
                 "head_rows": speeds.density.head_rows,
             },
             "batches": batches.collect::<Vec<_>>(),
@@ -191,8 +192,13 @@ impl Report {
             }
             csv.one(t, "decode_reads", "B", run.token_bytes.total() as f64);
             let density = speeds.density;
-            let shares = [density.up_rows, density.down_columns, density.head_rows];
-            for (name, share) in ["up_rows", "down_columns", "head_rows"].into_iter().zip(shares) {
+            let shares = [
+                ("up_rows", density.up_rows),
+                ("down_columns", density.down_columns),
+                ("head_low_rows", density.head_low_rows),
+                ("head_rows", density.head_rows),
+            ];
+            for (name, share) in shares {
                 if let Some(share) = share {
                     csv.one(t, &format!("density_{name}"), "1", share);
                 }

@@ -54,17 +54,19 @@ impl<E: Case> Cache<E> {
     }
 
     fn block(&self, first: usize, n_keys: usize) -> CachedBlock<'_, E> {
-        CachedBlock { keys: &self.keys[first * self.head_dim..], values: &self.values[first * self.head_dim..], n_keys }
+        let (keys, values) = (&self.keys[first * self.head_dim..], &self.values[first * self.head_dim..]);
+        CachedBlock { keys, values, first_key: 0, n_keys }
     }
 
-    fn plain(&self, query: &[f32], scale: f32) -> (Vec<f32>, Partial) {
+    /// Over the keys from `first` on.
+    fn plain(&self, query: &[f32], scale: f32, first: usize) -> (Vec<f32>, Partial) {
         let dot = |key: &Vec<f32>| key.iter().zip(query).fold(0.0, |s: f32, (k, q)| q.mul_add(*k, s));
-        let scores: Vec<f32> = self.plain_keys.iter().map(|key| dot(key) * scale).collect();
+        let scores: Vec<f32> = self.plain_keys[first..].iter().map(|key| dot(key) * scale).collect();
         let max = plain_max(&scores);
         let p: Vec<f32> = scores.iter().map(|s| plain_exp(s - max)).collect();
         let sum = plain_sum(p.iter().copied());
         let mut out = vec![0.0; query.len()];
-        for (p, value) in p.iter().zip(&self.plain_values) {
+        for (p, value) in p.iter().zip(&self.plain_values[first..]) {
             for (out, v) in out.iter_mut().zip(value) {
                 *out = p.mul_add(*v, *out);
             }
@@ -96,10 +98,46 @@ fn keeps_the_order<E: Case>() {
                 kernels.attention_block(&queries, 0.125, block, &mut out, &mut partials);
                 for (q, query) in queries.chunks(*head_dim).enumerate() {
                     let what = std::format!("{} dim={head_dim} keys={n_keys} query {q} of {n_queries}", kernels.name());
-                    let (expected, partial) = cache.plain(query, 0.125);
+                    let (expected, partial) = cache.plain(query, 0.125, 0);
                     assert_same(&out[q * head_dim..][..*head_dim], &expected, &what);
                     assert_same(&[partials[q].sum], &[partial.sum], &what);
                     assert_eq!(partials[q].max, partial.max, "{what}");
+                }
+            }
+        }
+    }
+}
+
+/// Keys and values out of the window are NaN here, so that one touch would show.
+#[test]
+fn a_window_hides_what_is_before_it() {
+    hides::<u16>();
+    hides::<f32>();
+}
+
+fn hides<E: Case>() {
+    for kernels in instances() {
+        for head_dim in [1, 16, 33, 64] {
+            for (first, n_keys) in [(0, 1), (1, 2), (31, 32), (32, 33), (5, 100), (64, 256), (255, 256), (97, 161)] {
+                let n_queries = 1 + (first + head_dim) % 7;
+                let mut random = Random(99 + (head_dim * 1000 + n_keys) as u64);
+                let mut n_made = 0;
+                // A key, a value, a key, a value, and so on.
+                let cache = Cache::<E>::new(&kernels, n_keys, head_dim, &mut |n| {
+                    n_made += 1;
+                    if n_made <= 2 * first { vec![f32::NAN; n] } else { random.tame(n) }
+                });
+                let queries = Random(7).tame(n_queries * head_dim);
+                let mut out = vec![9.0; queries.len()];
+                let mut partials = vec![Partial::default(); n_queries];
+                let block = CachedBlock { first_key: first, ..cache.block(0, n_keys) };
+                kernels.attention_block(&queries, 0.125, block, &mut out, &mut partials);
+                for (q, query) in queries.chunks(head_dim).enumerate() {
+                    let what = std::format!("{} dim={head_dim} keys {first}..{n_keys} query {q}", kernels.name());
+                    let (expected, partial) = cache.plain(query, 0.125, first);
+                    assert!(expected.iter().all(|x| x.is_finite()), "{what}");
+                    assert_same(&out[q * head_dim..][..head_dim], &expected, &what);
+                    assert_same(&[partials[q].max, partials[q].sum], &[partial.max, partial.sum], &what);
                 }
             }
         }

@@ -352,6 +352,11 @@ fn gates_follow_their_formulas() {
         kernels.silu_gate(&gate, &up, &mut out);
         let expected: Vec<f32> = silu.iter().zip(&up).map(|(s, u)| s * u).collect();
         assert_same(&out, &expected, what);
+        // What the approximation by tanh comes to, term by term; its distance from tanh has a test of its own.
+        let gelu = |x: f32| x / (1.0 + plain_exp(x * (-1.595_769_2 + -0.071_354_814 * (x * x))));
+        kernels.gelu_gate(&gate, &up, &mut out);
+        let expected: Vec<f32> = gate.iter().zip(&up).map(|(&g, u)| gelu(g) * u).collect();
+        assert_same(&out, &expected, what);
         kernels.relu2_gate(&gate, &up, &mut out);
         let expected: Vec<f32> = gate.iter().zip(&up).map(|(&g, u)| if g > 0.0 { (g * g) * u } else { 0.0 }).collect();
         assert_same(&out, &expected, what);
@@ -360,6 +365,35 @@ fn gates_follow_their_formulas() {
         let expected: Vec<f32> = gate.iter().zip(&up).map(|(x, y)| x + y).collect();
         assert_same(&sum, &expected, what);
     });
+}
+
+#[test]
+fn gelu_is_its_definition_by_tanh() {
+    let x: Vec<f32> = (-120_000..=120_000).map(|i| i as f32 / 10_000.0).collect();
+    let one = vec![1.0; x.len()];
+    let mut out = vec![0.0; x.len()];
+    FloatKernels::new(Isa::scalar()).gelu_gate(&x, &one, &mut out);
+    let mut worst = 0.0f64;
+    for (&x, &y) in x.iter().zip(&out) {
+        let wide = f64::from(x);
+        let u = libm::sqrt(2.0 / std::f64::consts::PI) * (wide + 0.044_715 * wide * wide * wide);
+        let exact = wide / (1.0 + libm::exp(-2.0 * u));
+        // That this is the definition by tanh shows where tanh does not cancel.
+        if wide > -2.0 {
+            assert!((exact - 0.5 * wide * (1.0 + libm::tanh(u))).abs() < 1e-14);
+        }
+        // The exponent is rounded, and the result's relative error is the exponent's absolute one. Where the power of
+        // e is infinite, less than 4e-38 becomes 0.
+        let error = ((f64::from(y) - exact).abs() - 4e-38).max(0.0);
+        worst = worst.max(error / (exact.abs() * (1.0 + 2.0 * u.abs())).max(f64::MIN_POSITIVE));
+    }
+    std::println!("largest error of gelu: {worst:e} of its value for each unit of the exponent");
+    assert!(worst < 2.5e-7, "{worst:e}");
+    for (x, y) in [(0.0, 0.0f32), (-0.0, -0.0), (-1e20, -0.0), (1e20, 1e20), (f32::INFINITY, f32::INFINITY)] {
+        let mut out = [9.0];
+        FloatKernels::new(Isa::scalar()).gelu_gate(&[x], &[1.0], &mut out);
+        assert_eq!(out[0].to_bits(), y.to_bits(), "gelu({x})");
+    }
 }
 
 #[test]
@@ -458,10 +492,12 @@ fn hostile_shapes_panic_instead_of_reading_past_the_end() {
     refuses(&|| kernels.rope_neox(&mut [0.0; 8], 4, &[1.0; 3], &[0.0; 3]));
     refuses(&|| kernels.rms_norm_heads(&mut [0.0; 8], &[], 1e-5));
     refuses(&|| kernels.store_key(&[0.0; 2], 32, &mut [0u16; 64]));
-    for (keys, values, n_keys) in [(64, 2, 0), (64, 600, 257), (63, 2, 1), (64, 3, 2)] {
+    for (keys, values, first_key, n_keys) in
+        [(64, 2, 0, 0), (64, 600, 0, 257), (63, 2, 0, 1), (64, 3, 0, 2), (64, 2, 1, 1)]
+    {
         let (keys, values) = (vec![0u16; keys], vec![0u16; values]);
         refuses(&|| {
-            let block = CachedBlock { keys: &keys, values: &values, n_keys };
+            let block = CachedBlock { keys: &keys, values: &values, first_key, n_keys };
             let (mut out, mut partials) = ([0.0; 2], [Partial::default()]);
             kernels.attention_block(&[0.0; 2], 1.0, block, &mut out, &mut partials);
         });

@@ -15,7 +15,7 @@
 //! * Bound: a pair of products is at most 2 * 3 * 128 = 768 in magnitude (code 3 included), four
 //!   of them 3072, and ten blocks 30,720, which fits 16 bits.
 
-use super::ahead::Ahead;
+use super::ahead::{Ahead, Listed};
 use super::scalar::{activations, row_bytes};
 use crate::format::Geometry;
 use crate::format::i2s::{BLOCK, TILE_ROWS};
@@ -145,15 +145,16 @@ pub(crate) fn run(
 pub(crate) fn run_rows(geometry: &Geometry, data: &[u8], rows: &[u32], prepared: &[Line], out: &mut [i32]) {
     let (activations, total) = blocks(prepared, geometry.cols);
     let bytes = |row: &u32| row_bytes(geometry, data, *row);
+    let listed = Listed::begin(rows, geometry.cols / 4, bytes);
     let (fours, rest) = rows.as_chunks::<TOGETHER>();
     let (sums, sums_rest) = out.as_chunks_mut::<TOGETHER>();
     for (i, (four, sums)) in fours.iter().zip(sums).enumerate() {
-        let next = fours.get(i + 1).unwrap_or(four);
-        *sums = row_sums(four.each_ref().map(bytes), Ahead::Rows(next.each_ref().map(bytes)), activations)
-            .map(|sum| sum - total);
+        let later = core::array::from_fn(|r| bytes(listed.after(i * TOGETHER + r)));
+        *sums = row_sums(four.each_ref().map(bytes), Ahead::Rows(later), activations).map(|sum| sum - total);
     }
     for (row, sum) in rest.iter().zip(sums_rest) {
         let row = bytes(row);
+        // Asked for above, with the rows before it.
         let [products] = row_sums([row], Ahead::Rows([row]), activations);
         *sum = products - total;
     }

@@ -17,7 +17,7 @@
 //! 4. [`TOGETHER`] rows go through the codes together, so that a line is loaded once for all, and memory is
 //!    asked for ahead ([`super::ahead`]).
 
-use super::ahead::Ahead;
+use super::ahead::{Ahead, Listed};
 use super::scalar::row_bytes;
 use crate::format::Geometry;
 use crate::format::i2s::TILE_ROWS as ROWS;
@@ -102,11 +102,12 @@ pub(crate) fn run(
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 pub(crate) fn run_rows(geometry: &Geometry, data: &[u8], rows: &[u32], prepared: &[Line], out: &mut [i32]) {
     let row = |row: &u32| row_bytes(geometry, data, *row);
+    let listed = Listed::begin(rows, geometry.cols / 4, row);
     let (groups, rest) = rows.as_chunks::<TOGETHER>();
     let (sums, sums_rest) = out.as_chunks_mut::<TOGETHER>();
     for (i, (group, sums)) in groups.iter().zip(sums).enumerate() {
-        let next = groups.get(i + 1).unwrap_or(group);
-        *sums = row_sums(group.each_ref().map(row), Ahead::Rows(next.each_ref().map(row)), prepared);
+        let later = core::array::from_fn(|r| row(listed.after(i * TOGETHER + r)));
+        *sums = row_sums(group.each_ref().map(row), Ahead::Rows(later), prepared);
     }
     for (at, sum) in rest.iter().zip(sums_rest) {
         [*sum] = row_sums([row(at)], Ahead::Nothing, prepared);

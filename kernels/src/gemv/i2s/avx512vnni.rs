@@ -18,14 +18,15 @@
 //! 4. A lane takes four products of at most `192 * 128` for every 256 columns: below 2^31 for
 //!    up to 5 million columns, the same limit that the i32 result has.
 //! 5. Rows go through the codes one after the other, in the order of memory, which is asked for
-//!    [`AHEAD`] bytes on; loading a line of codes for each row costs less than reading at four places.
+//!    [`bytes_ahead`] on; loading a line of codes for each row costs less than reading at four places.
 //! 6. Several vectors: weights are shifted down instead, which four vectors share, and all positions of a
 //!    row have the same sums: 16 of them for four rows and four vectors. A group of rows meets all vectors
 //!    before the next one is read, so memory is read once.
 
-use super::ahead::Ahead;
+use super::ahead::{Ahead, Listed};
 use super::avx512::{BLOCK, LINES, prepared_lines};
 use super::scalar::row_bytes;
+use crate::cpu::bytes_ahead;
 use crate::format::Geometry;
 use crate::format::i2s::TILE_ROWS as ROWS;
 use crate::gemv::avx512::load;
@@ -33,8 +34,6 @@ use crate::line::Line;
 use core::arch::x86_64::*;
 use core::ops::Range;
 
-/// Bytes; 1 KiB and 5 KiB gave less.
-const AHEAD: usize = 2048;
 /// Rows whose sums are added up together, and vectors that share weights shifted down; divides [`ROWS`].
 const TOGETHER: usize = 4;
 
@@ -49,6 +48,7 @@ pub(crate) fn run(
     out: &mut [i32],
 ) {
     let row_bytes = geometry.cols / 4;
+    let distance = bytes_ahead();
     let lines = prepared_lines(geometry);
     let n_outputs = tiles.len() * ROWS;
     assert_eq!(prepared.len(), n_vectors * lines);
@@ -64,7 +64,7 @@ pub(crate) fn run(
     for i in (0..groups).step_by(TOGETHER) {
         let at = first + i;
         let rows = [row(at), row(at + 1), row(at + 2), row(at + 3)];
-        let mut ahead = Ahead::After(AHEAD);
+        let mut ahead = Ahead::After(distance);
         let mut v = 0;
         while v + TOGETHER <= n_vectors {
             let sums = several_sums(rows, ahead, [vector(v), vector(v + 1), vector(v + 2), vector(v + 3)]);
@@ -89,11 +89,12 @@ pub(crate) fn run(
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 pub(crate) fn run_rows(geometry: &Geometry, data: &[u8], rows: &[u32], prepared: &[Line], out: &mut [i32]) {
     let row = |row: &u32| row_bytes(geometry, data, *row);
+    let listed = Listed::begin(rows, geometry.cols / 4, row);
     let (groups, rest) = rows.as_chunks::<TOGETHER>();
     let (sums, sums_rest) = out.as_chunks_mut::<TOGETHER>();
     for (i, (group, sums)) in groups.iter().zip(sums).enumerate() {
-        let next = groups.get(i + 2).unwrap_or(group);
-        *sums = row_sums(group.each_ref().map(row), Ahead::Rows(next.each_ref().map(row)), prepared);
+        let later = core::array::from_fn(|r| row(listed.after(i * TOGETHER + r)));
+        *sums = row_sums(group.each_ref().map(row), Ahead::Rows(later), prepared);
     }
     for (at, sum) in rest.iter().zip(sums_rest) {
         [*sum] = row_sums([row(at)], Ahead::Nothing, prepared);

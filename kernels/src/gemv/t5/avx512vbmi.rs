@@ -44,6 +44,8 @@ use core::ops::Range;
 
 /// Tiles that share one load of the tables.
 const TILES: usize = 4;
+/// Groups, a line of each of [`TILES`] tiles, that memory is asked for before they are used.
+const AHEAD: usize = 32;
 /// Groups whose low digits are summed in 8 bits.
 const LOW: usize = 4;
 /// Groups whose high digits are summed in 8 bits; a multiple of [`LOW`].
@@ -181,6 +183,7 @@ pub(crate) fn run(
     while tile < tiles.len() {
         let together = TILES.min(tiles.len() - tile);
         for block in 0..n_blocks {
+            let mut ahead = Ahead { left: (n_blocks - block) * groups, jump: (TILES - 1) * n_blocks * groups };
             // The packed bytes of this block in tile `tile + i`.
             let block_of = |i: usize| {
                 let at = ((tiles.start + tile + i) * n_blocks + block) * groups;
@@ -191,31 +194,61 @@ pub(crate) fn run(
                 let tables = &tables[at..at + groups];
                 let at = vector * n_outputs + tile * n_blocks + block;
                 if together == TILES {
-                    let sums = block_sums([0, 1, 2, 3].map(block_of), tables);
+                    let sums = block_sums([0, 1, 2, 3].map(block_of), tables, ahead);
                     for (i, sums) in sums.into_iter().enumerate() {
                         out[at + i * n_blocks] = sums;
                     }
                 } else {
                     for i in 0..together {
-                        [out[at + i * n_blocks]] = block_sums([block_of(i)], tables);
+                        [out[at + i * n_blocks]] = block_sums([block_of(i)], tables, Ahead::NOTHING);
                     }
                 }
+                // The others find the weights in the cache.
+                ahead = Ahead::NOTHING;
             }
         }
         tile += together;
     }
 }
 
+/// Memory to ask for while a block of some tiles is multiplied: what comes [`AHEAD`] groups later in each tile, and
+/// behind a tile's end what the next tiles begin with.
+#[derive(Clone, Copy)]
+struct Ahead {
+    /// Groups from here to the tile's end; 0: nothing is asked for.
+    left: usize,
+    /// Groups from a tile's end to where the tile that follows in its place begins.
+    jump: usize,
+}
+
+impl Ahead {
+    const NOTHING: Ahead = Ahead { left: 0, jump: 0 };
+
+    /// Asks for what comes [`AHEAD`] groups after group `g` of each tile.
+    #[inline]
+    #[target_feature(enable = "sse")]
+    fn prefetch<const N: usize>(self, tiles: [*const Bytes; N], g: usize) {
+        if self.left == 0 {
+            return;
+        }
+        let at = g + AHEAD;
+        let at = if at < self.left { at } else { at + self.jump };
+        for tile in tiles {
+            _mm_prefetch::<_MM_HINT_T0>(tile.wrapping_add(at).cast());
+        }
+    }
+}
+
 /// Sums of the rows of `N` tiles over one block.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi")]
-fn block_sums<const N: usize>(bytes: [&[Bytes]; N], tables: &[Table]) -> [[i32; ROWS]; N] {
+fn block_sums<const N: usize>(bytes: [&[Bytes]; N], tables: &[Table], ahead: Ahead) -> [[i32; ROWS]; N] {
     let bytes = bytes.map(|bytes| &bytes[..tables.len()]);
     let mut totals = [[0; ROWS]; N];
     let mut from = 0;
     while from < tables.len() {
         let to = tables.len().min(from + WIDEN);
-        let sums = word_sums(bytes.map(|bytes| &bytes[from..to]), &tables[from..to]);
+        let sums = word_sums(bytes, tables, from..to, ahead);
         for (totals, sums) in totals.iter_mut().zip(sums) {
             add_words(totals, sums);
         }
@@ -227,19 +260,27 @@ fn block_sums<const N: usize>(bytes: [&[Bytes]; N], tables: &[Table]) -> [[i32; 
 /// 16-bit sums over at most [`WIDEN`] groups: of the even rows, and of the odd rows.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi")]
-fn word_sums<const N: usize>(bytes: [&[Bytes]; N], tables: &[Table]) -> [[__m512i; 2]; N] {
+fn word_sums<const N: usize>(
+    bytes: [&[Bytes]; N],
+    tables: &[Table],
+    groups: Range<usize>,
+    ahead: Ahead,
+) -> [[__m512i; 2]; N] {
     let zero = _mm512_setzero_si512();
     let mut sums = [[zero; 2]; N];
     let mut high = [zero; N];
-    let n = tables.len();
+    let n = groups.end;
+    let tables = &tables[..n];
     let bytes = bytes.map(|bytes| &bytes[..n]);
-    let mut g = 0;
+    let starts = bytes.map(<[Bytes]>::as_ptr);
+    let mut g = groups.start;
     while g < n {
         let high_end = n.min(g + HIGH);
         while g < high_end {
             let low_end = high_end.min(g + LOW);
             let mut low = [zero; N];
             while g < low_end {
+                ahead.prefetch(starts, g);
                 let table = tables[g].each_ref().map(|line| load(&line.0));
                 for i in 0..N {
                     let index = load(&bytes[i][g]);

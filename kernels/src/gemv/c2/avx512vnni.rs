@@ -1,0 +1,156 @@
+//! `gemv-c2-avx512vnni`: four columns at a time with `vpdpbusd`; rows are lanes.
+//!
+//! ```text
+//! for each four (a, b, c, d) of listed columns:
+//!     quads = bytes of a, b, c, d, interleaved        (four registers; a lane is one byte of each column)
+//!     for each quad, for s in 0, 2, 4, 6:
+//!         sums[quad][s] += (quad & (3 << s)) . (q[a], q[b], q[c], q[d])      (vpdpbusd, i32 lanes)
+//! result = sums[s] >> s - sum of q
+//! ```
+//!
+//! 1. `vpdpbusd` adds the products of a lane's four bytes: those of one row with four columns. No sum runs across
+//!    lanes, and all 256 rows of a tile have their sums in 16 registers.
+//! 2. The two bits are multiplied where they stand, as 1, 4, 16 or 64 times the code: an unsigned byte holds `3 * 64`.
+//!    Every product in a position's sums is a multiple of its weight, so the last shift is exact. It saves the
+//!    shifts of unpacking.
+//! 3. A product is at most `192 * 128`, so a 32-bit lane takes 2^16 columns ([`COLUMNS_PER_FOLD`]: `2^16 * 24,576 <
+//!    2^31`) before its sums are shifted and added to the result.
+//! 4. The lines of a column lie anywhere, so no hardware foresees them: they are asked for [`AHEAD`] columns before
+//!    they are used, those of the next tile included, which takes the same columns.
+
+use super::listed;
+use crate::format::Geometry;
+use crate::format::c2::{LINE, TILE_ROWS, tile_lines};
+use crate::gemv::avx512::{load, store};
+use crate::gemv::{sums_at, vector};
+use crate::line::Line;
+use core::arch::x86_64::*;
+use core::ops::Range;
+
+/// How many columns ahead memory is asked for.
+const AHEAD: usize = 64;
+
+/// Columns that are summed before sums are shifted; a multiple of 4.
+const COLUMNS_PER_FOLD: usize = 1 << 16;
+
+/// Bytes of a column that become one quad.
+const QUADS: usize = 4;
+
+/// Where two bits stand in a byte.
+const POSITIONS: usize = 4;
+
+type Sums = [[__m512i; QUADS]; POSITIONS];
+
+/// See [`crate::kernel::RunFn`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+pub(crate) fn run(
+    geometry: &Geometry,
+    data: &[u8],
+    tiles: Range<usize>,
+    prepared: &[Line],
+    n_vectors: usize,
+    out: &mut [i32],
+) {
+    for (t, tile) in tiles.clone().enumerate() {
+        let lines = tile_lines(geometry, data, tile);
+        for v in 0..n_vectors {
+            let (columns, activations, total) = listed(vector(prepared, n_vectors, v), geometry);
+            let sums = &mut out[sums_at(geometry, tiles.len(), v, t, 0)..][..TILE_ROWS];
+            sums.fill(-total);
+            let (sums, _) = sums.as_chunks_mut::<16>();
+            if t == 0 {
+                columns.iter().take(AHEAD).for_each(|column| prefetch(lines, *column as usize));
+            }
+            for start in (0..columns.len()).step_by(COLUMNS_PER_FOLD) {
+                let some = start..(start + COLUMNS_PER_FOLD).min(columns.len());
+                add_columns(lines, columns, &activations[some.clone()], some, sums);
+            }
+        }
+    }
+}
+
+/// Asks for the line `at` of a tile, or of what follows it in memory.
+#[inline]
+#[target_feature(enable = "sse")]
+fn prefetch(lines: &[[u8; LINE]], at: usize) {
+    _mm_prefetch::<_MM_HINT_T0>(lines.as_ptr().wrapping_add(at).cast());
+}
+
+/// Adds the products of the columns `some` of the list `columns` to the sums of a tile.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn add_columns(lines: &[[u8; LINE]], columns: &[u32], activations: &[i8], some: Range<usize>, out: &mut [[i32; 16]]) {
+    let mut sums = [[_mm512_setzero_si512(); QUADS]; POSITIONS];
+    let (fours, rest) = columns[some.clone()].as_chunks::<4>();
+    let (factors, rest_factors) = activations.as_chunks::<4>();
+    for (i, (four, factors)) in fours.iter().zip(factors).enumerate() {
+        let later = some.start + 4 * i + AHEAD;
+        for later in later..later + 4 {
+            match columns.get(later) {
+                Some(column) => prefetch(lines, *column as usize),
+                // The next tile's lines stand behind this one's.
+                None => prefetch(lines, lines.len() + columns[(later - columns.len()) % columns.len()] as usize),
+            }
+        }
+        sums = add_four(sums, four.map(|column| &lines[column as usize]), *factors);
+    }
+    if let (&[j, k], &[first, second]) = (rest, rest_factors) {
+        let (j, k) = (&lines[j as usize], &lines[k as usize]);
+        sums = add_four(sums, [j, k, j, k], [first, second, 0, 0]);
+    }
+    fold(sums, out);
+}
+
+/// Adds the products of four columns.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn add_four(sums: Sums, columns: [&[u8; LINE]; 4], factors: [i8; 4]) -> Sums {
+    let [a, b, c, d] = columns.map(|column| load(column));
+    let factors = _mm512_set1_epi32(i32::from_le_bytes(factors.map(i8::cast_unsigned)));
+    let ab = [_mm512_unpacklo_epi8(a, b), _mm512_unpackhi_epi8(a, b)];
+    let cd = [_mm512_unpacklo_epi8(c, d), _mm512_unpackhi_epi8(c, d)];
+    let quads = [
+        _mm512_unpacklo_epi16(ab[0], cd[0]),
+        _mm512_unpackhi_epi16(ab[0], cd[0]),
+        _mm512_unpacklo_epi16(ab[1], cd[1]),
+        _mm512_unpackhi_epi16(ab[1], cd[1]),
+    ];
+    let mut sums = sums;
+    for (position, sums) in sums.iter_mut().enumerate() {
+        let mask = _mm512_set1_epi8((3_u8 << (2 * position)).cast_signed());
+        for (sums, quad) in sums.iter_mut().zip(quads) {
+            *sums = _mm512_dpbusd_epi32(*sums, _mm512_and_si512(quad, mask), factors);
+        }
+    }
+    sums
+}
+
+/// Adds sums to those of the tile's rows, sixteen by sixteen.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn fold(sums: Sums, out: &mut [[i32; 16]]) {
+    let [first, second, third, fourth] = sums;
+    let shifted = [
+        first,
+        second.map(|sums| _mm512_srai_epi32::<2>(sums)),
+        third.map(|sums| _mm512_srai_epi32::<4>(sums)),
+        fourth.map(|sums| _mm512_srai_epi32::<6>(sums)),
+    ];
+    for (position, [a, b, c, d]) in shifted.into_iter().enumerate() {
+        // Quad q holds the bytes 4 q to 4 q + 3 of each 16, so the 128-bit parts of four quads are turned.
+        let low = [_mm512_shuffle_i32x4::<0x44>(a, b), _mm512_shuffle_i32x4::<0x44>(c, d)];
+        let high = [_mm512_shuffle_i32x4::<0xEE>(a, b), _mm512_shuffle_i32x4::<0xEE>(c, d)];
+        let sixteens = [
+            _mm512_shuffle_i32x4::<0x88>(low[0], low[1]),
+            _mm512_shuffle_i32x4::<0xDD>(low[0], low[1]),
+            _mm512_shuffle_i32x4::<0x88>(high[0], high[1]),
+            _mm512_shuffle_i32x4::<0xDD>(high[0], high[1]),
+        ];
+        for (bytes, sums) in sixteens.into_iter().enumerate() {
+            // Rows of bytes 0-15, 16-31 of the first half and then of the second; the top bits are the first quarter.
+            let at = bytes / 2 * 8 + (POSITIONS - 1 - position) * 2 + bytes % 2;
+            let out: &mut [u8; 64] = bytemuck::cast_mut(&mut out[at]);
+            store(out, _mm512_add_epi32(load(out), sums));
+        }
+    }
+}

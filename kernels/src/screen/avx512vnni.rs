@@ -1,0 +1,170 @@
+//! `screen` with `vpdpbusd`: 64 bytes of nibbles at a time.
+//!
+//! * High halves of bytes are multiplied where they are, as `16 * nibble`, and their sums shifted: exact, and
+//!   saves a shift for each line. Bound: `8 * 4 * 240 * 128` is below 2^20 for a digit.
+//! * Each digit of each half has a sum of its own: four chains, as many as hide the latency.
+
+use super::lanes::{Nibbles, Operation, Simd, Step};
+use crate::isa::{Isa, Level};
+use core::arch::x86_64::*;
+
+/// Proof that the CPU has AVX-512 with VNNI.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Avx512Vnni(());
+
+impl Avx512Vnni {
+    /// The proof, if `isa` allows it.
+    pub(super) fn new(isa: Isa) -> Option<Self> {
+        isa.supports(Level::Avx512Vnni).then_some(Self(()))
+    }
+}
+
+impl Simd for Avx512Vnni {
+    type Ints = __m512i;
+    type Floats = __m512;
+    const TILES_AHEAD: usize = 96 * 64;
+
+    #[inline(always)]
+    fn tile_block<const N: usize>(self, block: &[Nibbles; 8], states: [&Step; N], half: usize) -> [Self::Ints; N] {
+        // SAFETY: needs AVX-512 with VNNI; `self` exists only if `Avx512Vnni::new` saw it.
+        unsafe { tile_block(block, states, half) }
+    }
+
+    #[inline(always)]
+    fn row_step(self, line: &Nibbles, state: &Step) -> Self::Ints {
+        // SAFETY: needs AVX-512 with VNNI; `self` exists only if `Avx512Vnni::new` saw it.
+        unsafe { row_step(line, state) }
+    }
+
+    #[inline(always)]
+    fn zeros(self) -> Self::Floats {
+        bytemuck::cast([0.0f32; 16])
+    }
+
+    #[inline(always)]
+    fn widen(self, bytes: &[u8; 16]) -> Self::Floats {
+        // SAFETY: needs AVX-512 F; `self` exists only if `Avx512Vnni::new` saw a level with it.
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytemuck::cast(*bytes))) }
+    }
+
+    #[inline(always)]
+    fn widen_two(self, bytes: [u8; 2]) -> Self::Floats {
+        // SAFETY: needs AVX-512 F and BW; `self` exists only if `Avx512Vnni::new` saw a level with them.
+        unsafe {
+            let each = _mm_set_epi64x(0x0101_0101_0101_0101, 0);
+            let bytes = _mm_shuffle_epi8(_mm_set1_epi16(i16::from_le_bytes(bytemuck::cast(bytes))), each);
+            _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes))
+        }
+    }
+
+    #[inline(always)]
+    fn add(self, sums: Self::Floats, products: Self::Ints, scales: Self::Floats) -> Self::Floats {
+        // SAFETY: needs AVX-512 F; `self` exists only if `Avx512Vnni::new` saw a level with it.
+        unsafe { _mm512_fmadd_ps(_mm512_cvtepi32_ps(products), scales, sums) }
+    }
+
+    #[inline(always)]
+    fn store(self, lanes: Self::Floats) -> [f32; 16] {
+        bytemuck::cast(lanes)
+    }
+
+    #[inline(always)]
+    fn prefetch(self, address: *const u8) {
+        // SAFETY: needs SSE, which the level of `self` includes; whatever the address, a prefetch reads
+        // and writes nothing that the program can see.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
+    }
+}
+
+/// Runs `operation` compiled for AVX-512 with VNNI.
+#[inline]
+pub(super) fn run<O: Operation>(proof: Avx512Vnni, operation: O) -> O::Output {
+    // SAFETY: `proof` exists only if `Avx512Vnni::new` saw the level with the features below.
+    unsafe { instance(proof, operation) }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
+fn instance<O: Operation>(proof: Avx512Vnni, operation: O) -> O::Output {
+    operation.run(proof)
+}
+
+/// Sums of one state: of each half of the bytes, of each digit.
+#[derive(Clone, Copy)]
+struct Sums {
+    low: [__m512i; 2],
+    high: [__m512i; 2],
+}
+
+impl Sums {
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn new() -> Sums {
+        Sums { low: [_mm512_setzero_si512(); 2], high: [_mm512_setzero_si512(); 2] }
+    }
+
+    /// `2 * sum + less`
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn finish(self, less: __m512i) -> __m512i {
+        let digit = |i: usize| _mm512_add_epi32(self.low[i], _mm512_srai_epi32::<4>(self.high[i]));
+        let (coarse, fine) = (digit(0), digit(1));
+        _mm512_add_epi32(_mm512_add_epi32(_mm512_slli_epi32::<9>(coarse), _mm512_slli_epi32::<1>(fine)), less)
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn tile_block<const N: usize>(block: &[Nibbles; 8], states: [&Step; N], half: usize) -> [__m512i; N] {
+    let mut sums = [Sums::new(); N];
+    for (i, line) in block.iter().enumerate() {
+        let [low, high] = halves(load(line));
+        let lane = 8 * half + i;
+        for (sums, state) in sums.iter_mut().zip(states) {
+            sums.low[0] = _mm512_dpbusd_epi32(sums.low[0], low, all(state.low.coarse[lane]));
+            sums.low[1] = _mm512_dpbusd_epi32(sums.low[1], low, all(state.low.fine[lane]));
+            sums.high[0] = _mm512_dpbusd_epi32(sums.high[0], high, all(state.high.coarse[lane]));
+            sums.high[1] = _mm512_dpbusd_epi32(sums.high[1], high, all(state.high.fine[lane]));
+        }
+    }
+    let mut out = [_mm512_setzero_si512(); N];
+    for i in 0..N {
+        out[i] = sums[i].finish(_mm512_set1_epi32(states[i].blocks[half]));
+    }
+    out
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn row_step(line: &Nibbles, state: &Step) -> __m512i {
+    let [low, high] = halves(load(line));
+    let zero = _mm512_setzero_si512();
+    let dot =
+        |nibbles: __m512i, digits: &[[i8; 4]; 16]| _mm512_dpbusd_epi32(zero, nibbles, load(bytemuck::cast_ref(digits)));
+    let sums = Sums {
+        low: [dot(low, &state.low.coarse), dot(low, &state.low.fine)],
+        high: [dot(high, &state.high.coarse), dot(high, &state.high.fine)],
+    };
+    sums.finish(load(bytemuck::cast_ref(&state.less)))
+}
+
+/// The low halves of bytes, and 16 times the high ones.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn halves(line: __m512i) -> [__m512i; 2] {
+    let mask = _mm512_set1_epi8(0x0f);
+    [_mm512_and_si512(line, mask), _mm512_andnot_si512(mask, line)]
+}
+
+/// Four digits in all lanes.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn all(digits: [i8; 4]) -> __m512i {
+    _mm512_set1_epi32(i32::from_le_bytes(bytemuck::cast(digits)))
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn load(bytes: &[u8; 64]) -> __m512i {
+    // SAFETY: the reference is to 64 readable bytes; the load needs no alignment.
+    unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
+}

@@ -1,0 +1,225 @@
+//! The loops of both products, written once for all instruction sets.
+
+use super::{BLOCK, STEP, Shape, TILE};
+
+/// 64 bytes of nibbles.
+pub(super) type Nibbles = [u8; 64];
+
+/// How many bytes of wanted rows are asked for ahead of the one in use, where rows lie apart.
+const ROWS_AHEAD: usize = 10 << 10;
+
+/// 128 activations as products read them. Lane `i` of the first three has columns `8 i` to `8 i + 7`.
+#[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C, align(64))]
+pub struct Step {
+    /// Digits of columns `8 i` to `8 i + 3`, which meet the low halves of bytes.
+    pub(super) low: Digits,
+    /// Digits of columns `8 i + 4` to `8 i + 7`, which meet the high halves.
+    pub(super) high: Digits,
+    /// `-15` times the sum of the lane's activations.
+    pub(super) less: [i32; 16],
+    /// The same for the two blocks; the rest is 0.
+    pub(super) blocks: [i32; 16],
+}
+
+/// Activations are `256 * coarse + fine`.
+#[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub(super) struct Digits {
+    pub(super) coarse: [[i8; 4]; 16],
+    pub(super) fine: [[i8; 4]; 16],
+}
+
+impl Step {
+    /// A step of zeros.
+    pub const ZERO: Step = Step {
+        low: Digits { coarse: [[0; 4]; 16], fine: [[0; 4]; 16] },
+        high: Digits { coarse: [[0; 4]; 16], fine: [[0; 4]; 16] },
+        less: [0; 16],
+        blocks: [0; 16],
+    };
+
+    /// At most 128 activations, each within the limit.
+    pub(super) fn new(codes: &[i16]) -> Step {
+        let mut step = Step::ZERO;
+        for (i, code) in codes.iter().enumerate() {
+            let (lane, at) = (i / 8, i % 4);
+            let digits = if i % 8 < 4 { &mut step.low } else { &mut step.high };
+            let fine = *code as i8;
+            digits.fine[lane][at] = fine;
+            digits.coarse[lane][at] = ((code - i16::from(fine)) >> 8) as i8;
+            step.less[lane] -= 15 * i32::from(*code);
+            step.blocks[i / BLOCK] -= 15 * i32::from(*code);
+        }
+        step
+    }
+}
+
+/// Bytes of a tile for each step.
+const STEP_BYTES: usize = TILE * (STEP / 2 + STEP / BLOCK);
+
+/// Sixteen lanes of integers and of floats. Holding the value proves that the CPU has what they need.
+pub(super) trait Simd: Copy {
+    /// Sixteen `i32`.
+    type Ints: Copy;
+
+    /// Sixteen `f32`.
+    type Floats: Copy;
+
+    /// How many bytes of tiles are asked for ahead of those in use. Measured.
+    const TILES_AHEAD: usize = 192 * 64;
+
+    /// Of each lane and state `2 * (nibbles . activations) + less`: a block of a tile, lanes are rows. `half` says which
+    /// block of the step.
+    fn tile_block<const N: usize>(self, block: &[Nibbles; 8], states: [&Step; N], half: usize) -> [Self::Ints; N];
+
+    /// Of each lane `2 * (nibbles . activations) + less`: a step of a row, lanes are columns.
+    fn row_step(self, line: &Nibbles, state: &Step) -> Self::Ints;
+
+    /// Lanes of zeros.
+    fn zeros(self) -> Self::Floats;
+
+    /// Bytes as floats.
+    fn widen(self, bytes: &[u8; 16]) -> Self::Floats;
+
+    /// The first byte in the first eight lanes, the second in the others.
+    fn widen_two(self, bytes: [u8; 2]) -> Self::Floats;
+
+    /// `sums + scales * products`, rounded once.
+    fn add(self, sums: Self::Floats, products: Self::Ints, scales: Self::Floats) -> Self::Floats;
+
+    /// To memory.
+    fn store(self, lanes: Self::Floats) -> [f32; 16];
+
+    /// Asks for the cache line of an address, which need not be readable. Does nothing where there is no
+    /// such instruction.
+    #[inline(always)]
+    fn prefetch(self, _: *const u8) {}
+}
+
+/// An operation with its arguments, ready to be compiled for any instruction set.
+pub(super) trait Operation {
+    /// What it returns.
+    type Output;
+
+    /// Runs it. Implementations are `#[inline(always)]`, so that they take on the target features
+    /// of the function they are called in.
+    fn run<S: Simd>(self, simd: S) -> Self::Output;
+}
+
+/// See [`super::tiles`].
+pub(super) struct Tiles<'a> {
+    pub(super) shape: Shape,
+    pub(super) tiles: &'a [u8],
+    pub(super) states: &'a [Step],
+    pub(super) out: &'a mut [f32],
+}
+
+impl Operation for Tiles<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(mut self, simd: S) {
+        let n_states = self.states.len() / self.shape.n_steps();
+        let mut first = 0;
+        while first + 4 <= n_states {
+            self.some::<S, 4>(simd, first);
+            first += 4;
+        }
+        while first + 2 <= n_states {
+            self.some::<S, 2>(simd, first);
+            first += 2;
+        }
+        if first < n_states {
+            self.some::<S, 1>(simd, first);
+        }
+    }
+}
+
+impl Tiles<'_> {
+    /// All tiles with `N` states from `first` on.
+    #[inline(always)]
+    fn some<S: Simd, const N: usize>(&mut self, simd: S, first: usize) {
+        let n_steps = self.shape.n_steps();
+        let mut states: [&[Step]; N] = [&[]; N];
+        for (i, state) in states.iter_mut().enumerate() {
+            *state = &self.states[(first + i) * n_steps..][..n_steps];
+        }
+        let n_rows = self.out.len() / (self.states.len() / n_steps);
+        for (t, tile) in self.tiles.chunks_exact(self.shape.tile_bytes()).enumerate() {
+            let (scales, nibbles) = tile.split_at(self.shape.n_blocks() * TILE);
+            let blocks = nibbles.as_chunks::<64>().0.as_chunks::<8>().0.as_chunks::<2>().0;
+            let scales = scales.as_chunks::<16>().0.as_chunks::<2>().0;
+            let mut sums = [simd.zeros(); N];
+            for s in 0..n_steps {
+                let mut step = [&Step::ZERO; N];
+                for (step, state) in step.iter_mut().zip(states) {
+                    *step = &state[s];
+                }
+                // As much as a step takes of nibbles and scales, so that all of them have been asked for once.
+                let ahead = tile.as_ptr().wrapping_add(s * STEP_BYTES + S::TILES_AHEAD);
+                for line in 0..STEP_BYTES.div_ceil(64) {
+                    simd.prefetch(ahead.wrapping_add(64 * line));
+                }
+                for half in 0..2 {
+                    let block = &blocks[s][half];
+                    let products = simd.tile_block(block, step, half);
+                    let scales = simd.widen(&scales[s][half]);
+                    for i in 0..N {
+                        sums[i] = simd.add(sums[i], products[i], scales);
+                    }
+                }
+            }
+            for (i, sums) in sums.into_iter().enumerate() {
+                self.out[(first + i) * n_rows + t * TILE..][..TILE].copy_from_slice(&simd.store(sums));
+            }
+        }
+    }
+}
+
+/// See [`super::rows`].
+pub(super) struct Rows<'a> {
+    pub(super) shape: Shape,
+    pub(super) plane: &'a [u8],
+    pub(super) rows: &'a [u32],
+    pub(super) state: &'a [Step],
+    pub(super) out: &'a mut [f32],
+}
+
+impl Operation for Rows<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let bytes = self.shape.row_bytes();
+        let row = |i: usize| &self.plane[self.rows[i] as usize * bytes..][..bytes];
+        let n_ahead = (ROWS_AHEAD / bytes).clamp(2, 32);
+        for i in 0..self.rows.len().min(n_ahead) {
+            for line in row(i).chunks(64) {
+                simd.prefetch(line.as_ptr());
+            }
+        }
+        for i in 0..self.rows.len() {
+            let (scales, nibbles) = row(i).split_at(self.shape.n_blocks());
+            let ahead = row((i + n_ahead).min(self.rows.len() - 1)).as_ptr();
+            // What hangs over the last line of the nibbles.
+            simd.prefetch(ahead.wrapping_add(nibbles.len()));
+            simd.prefetch(ahead.wrapping_add(bytes - 1));
+            let lines = nibbles.as_chunks::<64>().0;
+            let scales = scales.as_chunks::<2>().0;
+            let mut sums = simd.zeros();
+            for (s, state) in self.state.iter().enumerate() {
+                simd.prefetch(ahead.wrapping_add(64 * s));
+                let products = simd.row_step(&lines[s], state);
+                sums = simd.add(sums, products, simd.widen_two(scales[s]));
+            }
+            let mut sums = simd.store(sums);
+            for half in [8, 4, 2, 1] {
+                for j in 0..half {
+                    sums[j] += sums[j + half];
+                }
+            }
+            self.out[i] = sums[0];
+        }
+    }
+}

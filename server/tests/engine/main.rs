@@ -1,0 +1,5 @@
+//! The engine from outside, with the story model.
+
+mod jobs;
+mod life;
+mod same_answers;
