@@ -13,16 +13,17 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use super::Refused;
+use super::reading::{Reading, Within};
 use super::vocabulary::Vocabulary;
-use super::ways::{Reading, Within};
 use crate::engine::job::Constraint;
 
 /// Parsers of JSON take 128 objects and lists within each other; the tokens that open them come in bundles.
 const MAX_DEPTH: u32 = 64;
+/// Tokens that complete a character in text.
+const PART_OF_CHARACTER: usize = 3;
 /// So many tokens are tried one by one; more are given up, unless they are known to be all right.
 const MAX_TRIED: usize = 4_000;
 
-#[derive(Clone)]
 pub(super) struct Answer {
     parser: TokenParser,
     reading: Reading,
@@ -73,33 +74,25 @@ impl Answer {
         if steps > self.vocabulary.most() {
             return;
         }
-        let few = steps.checked_sub(1).map(|lexemes| self.vocabulary.with_few(lexemes));
-        let sure = match self.reading.within() {
-            Within::Text => Some(&self.vocabulary.without_tag),
-            Within::String(dearer) if dearest + dearer as usize <= left => Some(&self.vocabulary.without_quote),
-            _ => None,
-        };
-        let unsure = |i: usize, word: u32| {
-            let few = few.map_or(0, |few| few.as_slice()[i]);
-            word & !(few | sure.map_or(0, |sure| sure.as_slice()[i]))
-        };
-        let words = tokens.as_slice();
-        let count: u32 = words.iter().enumerate().map(|(i, &word)| unsure(i, word).count_ones()).sum();
-        let mut dear = Vec::new();
-        for (i, &word) in words.iter().enumerate() {
-            let mut word = unsure(i, word);
-            while word != 0 {
-                let token = 32 * i as u32 + word.trailing_zeros();
-                word &= word - 1;
-                let affordable = count as usize <= MAX_TRIED
-                    && self.reading.left_after(self.vocabulary.bytes(token)).is_some_and(|more| more <= left);
-                if !affordable {
-                    dear.push(token);
-                }
-            }
+        let mut unsure = tokens.clone();
+        if let Some(lexemes) = steps.checked_sub(1) {
+            unsure.sub(self.vocabulary.with_few(lexemes));
         }
-        for token in dear {
-            tokens.disallow_token(token);
+        match self.reading.within() {
+            Within::Text { .. } if left >= PART_OF_CHARACTER => unsure.sub(&self.vocabulary.without_tag),
+            Within::Text { whole: true } => unsure.sub(&self.vocabulary.whole_without_tag),
+            Within::String(dearer) if dearest + dearer as usize <= left => unsure.sub(&self.vocabulary.without_quote),
+            _ => {}
+        }
+        if unsure.num_set() > MAX_TRIED {
+            tokens.sub(&unsure);
+            return;
+        }
+        for token in unsure.iter() {
+            let more = self.reading.left_after(self.vocabulary.bytes(token));
+            if more.is_none_or(|more| more > left) {
+                tokens.disallow_token(token);
+            }
         }
     }
 
@@ -118,13 +111,23 @@ fn set(mask: &mut [u32], token: u32) {
 
 /// Runs the parser; what it panics on is an error like others.
 fn guarded<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
-    panic_utils::catch_unwind(AssertUnwindSafe(|| Ok(work())))
-        .unwrap_or_else(|error| Err(Refused::internal(error).to_string()))
+    caught(work).unwrap_or_else(|refused| Err(refused.to_string()))
+}
+
+/// Runs work of the parser, whose panics become errors.
+pub(super) fn caught<T>(work: impl FnOnce() -> T) -> Result<T, Refused> {
+    panic_utils::catch_unwind(AssertUnwindSafe(|| Ok(work()))).map_err(Refused::internal)
 }
 
 impl Constraint for Answer {
     fn fork(&self) -> Box<dyn Constraint> {
-        Box::new(Self { parser: self.parser.deep_clone(), ..self.clone() })
+        Box::new(Self {
+            parser: self.parser.deep_clone(),
+            reading: self.reading.clone(),
+            vocabulary: Arc::clone(&self.vocabulary),
+            left: self.left,
+            state: self.state.clone(),
+        })
     }
 
     fn allow(&mut self, mask: &mut [u32]) -> Result<(), String> {
@@ -144,6 +147,9 @@ impl Constraint for Answer {
         match self.left.checked_sub(end + 1) {
             Some(left) => self.keep_affordable(&mut tokens, left),
             None => tokens = self.vocabulary.no_tokens(),
+        }
+        if let Some(fit) = self.reading.uncounted_room().and_then(|room| self.vocabulary.fit(room)) {
+            tokens.and(fit);
         }
         if self.reading.depth() >= MAX_DEPTH {
             tokens.and(&self.vocabulary.without_opening);
@@ -184,6 +190,7 @@ impl Constraint for Answer {
 
 #[cfg(test)]
 mod tests {
+    use super::super::vocabulary::CLASSES;
     use super::super::{Format, Grammars, Tool, ToolChoice, Tools};
     use super::*;
     use serde_json::json;
@@ -239,6 +246,7 @@ mod tests {
                 let (tokens, complete) = answer.grammatical().unwrap();
                 let written = String::from_utf8_lossy(&text).into_owned();
                 assert_eq!(complete, answer.reading.left_after(b"") == Some(0), "{written}");
+                check_growth(&answer, &written);
                 let mut allowed = Vec::new();
                 for token in 0..tokenizer.vocab_size() as u32 {
                     let bytes = tokenizer.token_bytes(token);
@@ -256,6 +264,32 @@ mod tests {
         }
     }
 
+    /// Whether tokens make what is left no dearer than is reckoned without trying them.
+    fn check_growth(answer: &Answer, written: &str) {
+        let (reading, vocabulary) = (&answer.reading, &answer.vocabulary);
+        let dearest = reading.dearest_left();
+        let check = |tokens: &SimpleVob, limit: usize| {
+            for token in tokens.iter() {
+                let bytes = vocabulary.bytes(token);
+                let left = reading.left_after(bytes).unwrap_or(0);
+                assert!(left <= limit, "{written} then {}: {left}, not {limit}", String::from_utf8_lossy(bytes));
+            }
+        };
+        for lexemes in 0..CLASSES {
+            check(vocabulary.with_few(lexemes), dearest + reading.growth() * (lexemes + 1));
+        }
+        match reading.within() {
+            Within::Text { whole } => {
+                check(&vocabulary.without_tag, PART_OF_CHARACTER);
+                if whole {
+                    check(&vocabulary.whole_without_tag, 0);
+                }
+            }
+            Within::String(dearer) => check(&vocabulary.without_quote, dearest + dearer as usize),
+            Within::Other => {}
+        }
+    }
+
     #[test]
     fn both_readers_agree() {
         let schemas = [
@@ -266,6 +300,10 @@ mod tests {
             json!({"type": "object", "properties": {
                 "a": {"type": "string", "pattern": "^a+b?$"}, "b": {"type": "boolean"}, "a\"": {"type": "array"},
             }, "required": ["b"], "additionalProperties": {"type": "string", "minLength": 1, "maxLength": 2}}),
+            json!({"type": "object", "additionalProperties": {"type": "array", "items": {"type": "string", "pattern":
+                "^[0-9]{7,15}$"}, "minItems": 3}}),
+            json!({"type": "array", "items": {"type": "object", "properties": {"a": {"const": "a long text to write"},
+                "b": {"type": "array", "items": {"type": "integer", "minimum": 1000}, "minItems": 2}}}}),
             json!({"anyOf": [{"type": "string", "format": "date"}, {"type": "string", "minLength": 3, "maxLength": 12},
                 {"type": "object", "properties": {"a": {"$ref": "#"}}, "minProperties": 1}]}),
         ];

@@ -7,10 +7,12 @@
 use llguidance::derivre::{RegexAst, RegexBuilder, StateID};
 use std::collections::HashMap;
 
-/// States of all lexemes of a form together.
-pub(super) const MAX_STATES: usize = 60_000;
+/// States of all lexemes of a form together: some 30 bytes each.
+pub(super) const MAX_STATES: usize = 300_000;
+/// States of a regular expression, which cost the parser much more.
+const MAX_REGEX_STATES: usize = 20_000;
 /// Work of the derivatives, in their own unit: some nodes of an expression.
-const MAX_COST: u64 = 2_000_000;
+const MAX_COST: u64 = 1_000_000;
 const NONE: u32 = u32::MAX;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,7 +119,7 @@ impl Table {
                 }
             }
             states.push(ranges);
-            if found.len() > MAX_STATES || regex.cost() > MAX_COST {
+            if found.len() > MAX_REGEX_STATES || regex.cost() > MAX_COST {
                 return Err(NoAutomaton::TooLarge);
             }
         }
@@ -223,6 +225,16 @@ impl Counted {
     fn state(&self, count: u32, character: u32) -> u32 {
         let count = if self.max == u32::MAX { count.min(self.min) } else { count };
         2 + count * self.character.states() as u32 + character
+    }
+
+    /// Characters that a string within its quotes has room for; nothing if that is without end.
+    pub(super) fn room(&self, state: u32) -> Option<u32> {
+        let (count, _) = self.within(state)?;
+        (self.max != u32::MAX).then(|| self.max - count)
+    }
+
+    pub(super) fn max(&self) -> u32 {
+        self.max
     }
 
     /// Characters that are needed after `count`.

@@ -7,7 +7,7 @@ use llguidance::earley::{Grammar, SymIdx, SymbolProps};
 use std::collections::HashMap;
 
 use super::Refused;
-use super::rules::{Lexeme, Rules, Symbol};
+use super::rules::{FEW_CHARACTERS, Lexeme, Rules, Symbol};
 use super::schema::{of_length, quoted};
 use super::ways::Ways;
 
@@ -72,7 +72,7 @@ impl Maker<'_> {
                         RegexAst::Concat(vec![texts, space])
                     }
                     Lexeme::Regex { regex, .. } => regex.clone(),
-                    Lexeme::Counted { min, max } => quoted(of_length(*min, *max)),
+                    Lexeme::Counted { min, max } => quoted(of_length(*min, max.filter(|&max| max <= FEW_CHARACTERS))),
                 };
                 let lexeme = self
                     .lexer

@@ -37,6 +37,9 @@ pub(super) enum Lexeme {
     Counted { min: u32, max: Option<u32> },
 }
 
+/// The parser counts characters up to this many, at a few states each; up to larger limits they are counted with `ways`.
+pub(super) const FEW_CHARACTERS: u32 = 1_000;
+
 /// What is known of the texts of a regular expression.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RegexKind {

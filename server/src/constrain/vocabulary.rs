@@ -2,7 +2,6 @@
 
 use llguidance::ParserFactory;
 use llguidance::api::ParserLimits;
-use llguidance::earley::SlicedBiasComputer;
 use llguidance::toktrie::{INVALID_TOKEN, SimpleVob, TokEnv, TokRxInfo, TokTrie, TokenId, TokenizerEnv};
 use std::sync::Arc;
 use tritone_runtime::tokenizer::Tokenizer;
@@ -13,8 +12,37 @@ use super::Refused;
 const MAX_TOKEN: usize = 255;
 /// The tree counts its nodes in 22 bits, and has at most one for each byte and the root.
 const MAX_BYTES: usize = (1 << 22) - 1;
+/// Classes of tokens by their bytes: none, and powers of two.
+const LENGTHS: usize = 9;
 /// Classes of tokens by the lexemes that they can go on to.
-const CLASSES: usize = 8;
+pub(super) const CLASSES: usize = 8;
+
+/// The bytes of a model's tokens; none for those that no constrained answer has.
+pub(super) struct Words {
+    words: Vec<Box<[u8]>>,
+    ends: Vec<u32>,
+}
+
+impl Words {
+    /// # Errors
+    /// A vocabulary with more than 4 MiB of text.
+    pub(super) fn new(tokenizer: &Tokenizer) -> Result<Self, Refused> {
+        let word = |id| match tokenizer.token_bytes(id) {
+            // The tree keeps 0xff for itself; no text has it.
+            bytes if bytes.len() <= MAX_TOKEN && bytes.first() != Some(&TokTrie::SPECIAL_TOKEN_MARKER) => bytes.into(),
+            _ => Box::default(),
+        };
+        let words: Vec<Box<[u8]>> = (0..tokenizer.vocab_size() as u32).map(word).collect();
+        let bytes: usize = words.iter().map(|word| word.len()).sum();
+        if bytes > MAX_BYTES {
+            return Err(Refused::new(format!(
+                "the tokens of this model have {bytes} bytes together; JSON and tools need a model with at most \
+                 {MAX_BYTES}"
+            )));
+        }
+        Ok(Self { words, ends: tokenizer.end_tokens().to_vec() })
+    }
+}
 
 /// What is made once for a model.
 pub(super) struct Vocabulary {
@@ -28,58 +56,52 @@ pub(super) struct Vocabulary {
     most: usize,
     pub(super) without_quote: SimpleVob,
     pub(super) without_tag: SimpleVob,
+    /// Of these, the ones that are whole characters.
+    pub(super) whole_without_tag: SimpleVob,
+    /// Tokens that begin with a quote; after the first set also those with at most 1, 2, 4 ... bytes.
+    short: [SimpleVob; LENGTHS],
     /// Tokens that open no object or list.
     pub(super) without_opening: SimpleVob,
 }
 
 impl Vocabulary {
     /// # Errors
-    /// A vocabulary with more than 4 MiB of text.
-    pub(super) fn new(tokenizer: &Tokenizer) -> Result<Self, Refused> {
-        let words: Vec<Vec<u8>> = (0..tokenizer.vocab_size() as u32)
-            .map(|id| match tokenizer.token_bytes(id) {
-                // The tree keeps 0xff for itself; no text has it.
-                bytes if bytes.len() <= MAX_TOKEN && bytes.first() != Some(&TokTrie::SPECIAL_TOKEN_MARKER) => {
-                    bytes.to_vec()
-                }
-                _ => Vec::new(),
-            })
-            .collect();
-        let bytes: usize = words.iter().map(Vec::len).sum();
-        if bytes > MAX_BYTES {
-            return Err(Refused::new(format!(
-                "the tokens of this model have {bytes} bytes together; JSON and tools need a model with at most \
-                 {MAX_BYTES}"
-            )));
-        }
+    /// None that is known.
+    pub(super) fn new(Words { words, ends }: &Words) -> Result<Self, Refused> {
+        let words: Vec<Vec<u8>> = words.iter().map(|word| word.to_vec()).collect();
         // End tokens are no business of the tree: whether an answer may end is known without it.
         let info = TokRxInfo::new(words.len() as u32, INVALID_TOKEN);
         let tokens = Arc::new(Tokens { tree: TokTrie::from(&info, &words) });
         let shared: TokEnv = Arc::<Tokens>::clone(&tokens);
-        let slices = SlicedBiasComputer::json_slices();
-        let mut factory = ParserFactory::new(&shared, Default::default(), &slices).map_err(Refused::internal)?;
+        let mut factory = ParserFactory::new(&shared, Default::default(), &slices()).map_err(Refused::internal)?;
         factory.quiet();
         *factory.limits_mut() = ParserLimits {
             initial_lexer_fuel: 1_000_000,
             step_lexer_fuel: 500_000,
-            max_lexer_states: 50_000,
+            max_lexer_states: 60_000,
             max_grammar_size: 60_000,
+            max_items_in_row: 10_000,
+            step_max_items: 200_000,
             verbose_errors: false,
             ..ParserLimits::default()
         };
-        let set = |holds: &dyn Fn(&[u8]) -> bool| {
+        let set = |holds: &dyn Fn(usize, &[u8]) -> bool| {
             let mut tokens = tokens.tree.alloc_token_set();
-            words.iter().enumerate().for_each(|(id, word)| tokens.set(id, holds(word)));
+            words.iter().enumerate().for_each(|(id, word)| tokens.set(id, holds(id, word)));
             tokens
         };
+        let further: Vec<usize> = words.iter().map(|word| lexemes(word)).collect();
+        let begins = |word: &[u8]| word.first() == Some(&b'"');
         Ok(Self {
             factory,
-            ends: tokenizer.end_tokens().to_vec(),
-            few: std::array::from_fn(|class| set(&|word| lexemes(word) <= class)),
-            most: words.iter().map(|word| lexemes(word)).max().unwrap_or(0),
-            without_quote: set(&|word| !word.contains(&b'"')),
-            without_tag: set(&|word| !word.contains(&b'>')),
-            without_opening: set(&|word| !word.iter().any(|byte| b"[{".contains(byte))),
+            ends: ends.clone(),
+            few: std::array::from_fn(|class| set(&|id, _| further[id] <= class)),
+            most: further.iter().copied().max().unwrap_or(0),
+            without_quote: set(&|_, word| !word.contains(&b'"')),
+            without_tag: set(&|_, word| !word.contains(&b'>')),
+            whole_without_tag: set(&|_, word| !word.contains(&b'>') && std::str::from_utf8(word).is_ok()),
+            short: std::array::from_fn(|class| set(&|_, word| word.len() <= (1 << class >> 1) || begins(word))),
+            without_opening: set(&|_, word| !word.iter().any(|byte| b"[{".contains(byte))),
             tokens,
         })
     }
@@ -87,6 +109,12 @@ impl Vocabulary {
     /// Tokens that go on to at most `lexemes` lexemes; if that is many, to fewer.
     pub(super) fn with_few(&self, lexemes: usize) -> &SimpleVob {
         &self.few[lexemes.min(CLASSES - 1)]
+    }
+
+    /// Tokens that certainly fit in a string that has room for so many characters; nothing if all do.
+    pub(super) fn fit(&self, room: usize) -> Option<&SimpleVob> {
+        let class = room.checked_ilog2().map_or(0, |power| power as usize + 1);
+        (room < MAX_TOKEN).then(|| &self.short[class])
     }
 
     /// No token.
@@ -140,6 +168,12 @@ impl Vocabulary {
         }
         Ok(tokens)
     }
+}
+
+/// Sets of tokens that are allowed or not as a whole within most strings: those of characters that stand for themselves,
+/// for strings with little room, with more, and without limit.
+fn slices() -> [String; 3] {
+    [",10", ",30", ","].map(|most| format!("[^\"\\\\\\x00-\\x1F\\x7F]{{1{most}}}"))
 }
 
 /// How many lexemes a token can go on to. Each begins with a mark, or right after one that is a lexeme by itself.

@@ -92,7 +92,7 @@ pub fn allowed(constraint: &mut dyn Constraint, tokenizer: &Tokenizer) -> Vec<u3
     (0..tokenizer.vocab_size() as u32).filter(|&id| mask[id as usize / 32] >> (id % 32) & 1 == 1).collect()
 }
 
-fn choose(allowed: &[u32], tokenizer: &Tokenizer, taste: Taste, random: &mut Random) -> u32 {
+pub fn choose(allowed: &[u32], tokenizer: &Tokenizer, taste: Taste, random: &mut Random) -> u32 {
     let bytes = |id: u32| tokenizer.token_bytes(id);
     let liked: Vec<u32> = match taste {
         Taste::Anything => Vec::new(),

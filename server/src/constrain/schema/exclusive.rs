@@ -4,9 +4,10 @@ use serde_json::Value;
 use std::rc::Rc;
 
 use super::super::Refused;
-use super::keywords::{ARRAY, BOOLEAN, FRACTION, INTEGER, Keywords, NULL, OBJECT, STRING, Types, same};
+use super::containers::{others_are_written, property_places};
+use super::keywords::{ARRAY, BOOLEAN, FRACTION, INTEGER, Keywords, NULL, OBJECT, STRING, Types};
 use super::number::Bound;
-use super::{Part, Place, Schemas, others_are_written, property_places, referred, written_types};
+use super::{Part, Place, Schemas, referred, written_types};
 
 /// How deep `oneOf` is looked into.
 const MAX_DEPTH: usize = 6;
@@ -52,7 +53,9 @@ impl<'a> Schemas<'a, '_> {
         }
         self.pay(1, a.first().map_or("", |part| &part.keywords.place.at))?;
         if let Some(values) = self.listed(a)? {
-            return Ok(values.iter().all(|value| b.iter().any(|part| !holds(&part.keywords, value))));
+            return Ok(values
+                .iter()
+                .all(|value| b.iter().any(|part| !part.keywords.lists(value) || !holds(&part.keywords, value))));
         }
         let common = written_types(a) & b.iter().fold(u8::MAX, |types, part| types & part.keywords.types);
         Ok(common == 0 || common == OBJECT && self.objects_exclude(a, b, depth)?)
@@ -94,9 +97,9 @@ impl<'a> Schemas<'a, '_> {
     }
 }
 
-/// Whether a value is valid under one schema object, but for its `allOf`, `anyOf`, `oneOf` and `$ref`.
+/// Whether a value is valid under one schema object, but for its lists of values and of schemas, and its `$ref`.
 pub(super) fn holds(keywords: &Keywords, value: &Value) -> bool {
-    own(keywords, value, &mut MAX_WORK.clone())
+    holds_but_listed(keywords, value, &mut MAX_WORK.clone())
 }
 
 fn types_of(value: &Value) -> Types {
@@ -111,8 +114,7 @@ fn types_of(value: &Value) -> Types {
     }
 }
 
-fn own(keywords: &Keywords, value: &Value, work: &mut usize) -> bool {
-    let listed = keywords.values.as_ref().is_none_or(|values| values.iter().any(|other| same(other, value)));
+fn holds_but_listed(keywords: &Keywords, value: &Value, work: &mut usize) -> bool {
     let rest = match value {
         Value::Number(number) => {
             let number = number.as_f64().unwrap_or(f64::NAN);
@@ -150,7 +152,7 @@ fn own(keywords: &Keywords, value: &Value, work: &mut usize) -> bool {
         }
         _ => true,
     };
-    keywords.types & types_of(value) != 0 && listed && rest
+    keywords.types & types_of(value) != 0 && rest
 }
 
 /// Whether a value is valid under a schema; not, if that takes too much work to say.
@@ -169,5 +171,6 @@ fn valid(place: Place, value: &Value, work: &mut usize) -> bool {
         && keywords.any_of.is_none_or(|members| members.iter().any(&mut one))
         && keywords.one_of.is_none_or(|members| members.iter().filter(|member| one(member)).count() == 1)
         && keywords.reference.is_none_or(|reference| referred(place, reference).is_ok_and(|to| valid(to, value, work)))
-        && own(&keywords, value, work)
+        && keywords.lists(value)
+        && holds_but_listed(&keywords, value, work)
 }

@@ -204,6 +204,11 @@ impl<'a> Keywords<'a> {
         })
     }
 
+    /// Whether a value is among those of `enum` and `const`.
+    pub(super) fn lists(&self, value: &Value) -> bool {
+        self.values.as_ref().is_none_or(|values| values.iter().any(|other| same(other, value)))
+    }
+
     /// Whether it says anything but `allOf`, `anyOf`, `oneOf` and `$ref`.
     pub(super) fn says_something(&self) -> bool {
         self.typed || self.values.is_some() || self.spoken_of != 0
@@ -290,7 +295,7 @@ fn divisor(place: &Place, value: Option<&Value>) -> Result<Option<u32>, Refused>
 }
 
 /// Equality of JSON: numbers are equal by value, objects whatever their order.
-pub(super) fn same(a: &Value, b: &Value) -> bool {
+fn same(a: &Value, b: &Value) -> bool {
     match (a, b) {
         (Value::Number(a), Value::Number(b)) => a == b || a.as_f64() == b.as_f64() && (a.is_f64() || b.is_f64()),
         (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b)),

@@ -14,6 +14,7 @@
 //! through `$ref` ends; `anyOf` and `oneOf` become alternatives, each the set with one member more. For `oneOf` the members
 //! must be known to exclude each other (`exclusive`).
 
+mod containers;
 mod exclusive;
 mod keywords;
 mod number;
@@ -27,7 +28,6 @@ use std::sync::LazyLock;
 use super::Refused;
 use super::rules::{Lexeme, RegexKind, Rules, Symbol};
 use keywords::{ARRAY, BOOLEAN, FRACTION, INTEGER, Keywords, NULL, OBJECT, Place, STRING};
-use llguidance::derivre::RegexAst;
 use number::Numbers;
 use text::Texts;
 pub(super) use text::{in_string, of_length, quoted};
@@ -38,10 +38,16 @@ const MAX_BYTES: usize = 256 << 10;
 /// A parser of JSON that is not told otherwise goes no deeper.
 const MAX_DEPTH: usize = 128;
 const MAX_PATTERN: usize = 1_000;
+/// The work for texts that several expressions match grows with the product of their sizes.
+const MAX_EXPRESSIONS: usize = 2;
+/// Properties of one object: the parser considers all that are optional at once.
+const MAX_PROPERTIES: usize = 1_000;
+/// Members of one `anyOf` or `oneOf`. An answer may begin like all of them, and all are followed until it differs.
+const MAX_MEMBERS: usize = 256;
 /// Parts that must hold at once.
 const MAX_PARTS: usize = 200;
 /// Comparisons of values with schemas, and of schemas with each other.
-const MAX_WORK: usize = 100_000;
+const MAX_WORK: usize = 500_000;
 /// Counts above this are as good as none: an answer has no room for them.
 const MAX_COUNT: u64 = 1 << 20;
 
@@ -89,13 +95,25 @@ pub(super) struct Schemas<'a, 'r> {
     /// Rules without alternatives yet.
     open: Vec<(usize, Vec<Part<'a>>)>,
     any: Option<Symbol>,
+    /// The rules of nothing at all, and of what cannot be.
+    nothing: Option<Symbol>,
+    never: Option<Symbol>,
     /// What is left of [`MAX_WORK`].
     work: usize,
 }
 
 impl<'a, 'r> Schemas<'a, 'r> {
     pub(super) fn new(rules: &'r mut Rules) -> Self {
-        Self { rules, read: HashMap::new(), known: HashMap::new(), open: Vec::new(), any: None, work: MAX_WORK }
+        Self {
+            rules,
+            read: HashMap::new(),
+            known: HashMap::new(),
+            open: Vec::new(),
+            any: None,
+            nothing: None,
+            never: None,
+            work: MAX_WORK,
+        }
     }
 
     /// Pays for comparing schemas and values.
@@ -136,7 +154,7 @@ impl<'a, 'r> Schemas<'a, 'r> {
     fn symbol_of(&mut self, places: Vec<Place<'a>>) -> Result<Symbol, Refused> {
         match self.expand(places)? {
             Some(parts) => self.symbol_of_parts(parts),
-            None => self.rules.rule(Vec::new()),
+            None => self.never(),
         }
     }
 
@@ -231,8 +249,15 @@ impl<'a, 'r> Schemas<'a, 'r> {
         } else {
             rest[choice].one_of = false;
         }
+        let members = members.unwrap_or_default();
+        if members.len() > MAX_MEMBERS {
+            let (count, at) = (members.len(), &keywords.place.at);
+            return Err(Refused::new(format!(
+                "the schema cannot be used: `{name}` has {count} members, more than {MAX_MEMBERS}, at {at}"
+            )));
+        }
         let mut options = Vec::new();
-        for (i, member) in members.unwrap_or_default().iter().enumerate() {
+        for (i, member) in members.iter().enumerate() {
             let place = keywords.place.below(member, format_args!("{name}/{i}"));
             let added = self.expand(vec![place])?;
             options.push(added.map(|added| rest.iter().cloned().chain(added).collect()));
@@ -282,12 +307,14 @@ impl<'a, 'r> Schemas<'a, 'r> {
         };
         let mut values: Vec<&Value> = Vec::new();
         for &value in first.keywords.values.iter().flatten() {
-            for part in parts {
-                let patterns = usize::from(part.keywords.pattern.is_some() || part.keywords.format.is_some());
-                let others = part.keywords.values.as_ref().map_or(0, Vec::len);
-                self.pay(1 + 20 * patterns + others / 16, &part.keywords.place.at)?;
+            for Part { keywords, .. } in parts {
+                let patterns = usize::from(keywords.pattern.is_some() || keywords.format.is_some());
+                let others = keywords.values.as_ref().map_or(0, Vec::len);
+                let others = if std::ptr::eq(&**keywords, &*first.keywords) { 0 } else { others };
+                self.pay(1 + 100 * patterns + others / 16, &keywords.place.at)?;
             }
-            if parts.iter().all(|part| exclusive::holds(&part.keywords, value)) {
+            let others = |part: &Part| std::ptr::eq(&*part.keywords, &*first.keywords) || part.keywords.lists(value);
+            if parts.iter().all(|part| others(part) && exclusive::holds(&part.keywords, value)) {
                 values.push(value);
             }
         }
@@ -297,9 +324,7 @@ impl<'a, 'r> Schemas<'a, 'r> {
     fn number(&mut self, parts: &[Part<'a>], integer: bool) -> Symbol {
         let mut numbers = Numbers { integer, ..Numbers::default() };
         for part in parts {
-            numbers.lower.extend(part.keywords.lower.iter().cloned());
-            numbers.upper.extend(part.keywords.upper.iter().cloned());
-            numbers.divisors.extend(part.keywords.divisor);
+            numbers.narrow(&part.keywords.lower, &part.keywords.upper, part.keywords.divisor);
         }
         self.rules.lexeme(format!("{numbers:?}"), || Lexeme::Regex { regex: numbers.regex(), kind: RegexKind::Other })
     }
@@ -310,9 +335,9 @@ impl<'a, 'r> Schemas<'a, 'r> {
             let keywords = &part.keywords;
             texts.min_length = texts.min_length.max(keywords.min_length);
             texts.max_length = [texts.max_length, keywords.max_length].into_iter().flatten().min();
-            texts.formats.extend(keywords.format);
-            if let Some(pattern) = keywords.pattern {
-                let at = &keywords.place.at;
+            texts.formats.extend(keywords.format.filter(|format| !texts.formats.contains(format)));
+            let at = &keywords.place.at;
+            if let Some(pattern) = keywords.pattern.filter(|pattern| !texts.patterns.contains(pattern)) {
                 if pattern.len() > MAX_PATTERN {
                     return Err(Refused::new(format!(
                         "the schema cannot be used: `pattern` has more than {MAX_PATTERN} bytes, at {at}"
@@ -323,180 +348,31 @@ impl<'a, 'r> Schemas<'a, 'r> {
                 })?;
                 texts.patterns.push(pattern);
             }
+            if texts.patterns.len() + texts.formats.len() > MAX_EXPRESSIONS {
+                return Err(Refused::new(format!(
+                    "the schema cannot be used: more than {MAX_EXPRESSIONS} of `pattern` and `format` must hold at once, \
+                     at {at}"
+                )));
+            }
         }
         if texts.max_length.is_some_and(|max| max < texts.min_length) {
-            return self.rules.rule(Vec::new());
+            return self.never();
         }
         Ok(self.rules.lexeme(format!("{texts:?}"), || texts.lexeme()))
     }
 
-    fn array(&mut self, parts: &[Part<'a>]) -> Result<Vec<Symbol>, Refused> {
-        let all = || parts.iter().map(|part| &part.keywords);
-        let min = all().map(|keywords| keywords.min_items).max().unwrap_or(0).min(MAX_COUNT) as u32;
-        let max = all().filter_map(|keywords| keywords.max_items).min();
-        let mut max = max.filter(|&max| max <= MAX_COUNT).map_or(u32::MAX, |max| max as u32);
-        let prefix = all().map(|keywords| keywords.prefix.len()).max().unwrap_or(0);
-        let (open, close) = (self.rules.literal("[", false), self.rules.literal("]", false));
-        let comma = self.rules.literal(",", true);
-        let mut items = Vec::new();
-        for i in 0..prefix {
-            items.push(self.item(parts, i)?);
+    fn nothing(&mut self) -> Result<Symbol, Refused> {
+        if self.nothing.is_none() {
+            self.nothing = Some(self.rules.rule(vec![vec![]])?);
         }
-        // Only what the schema says something about follows the first items.
-        let rest_is_open = prefix == 0 || all().any(|keywords| keywords.items.is_some());
-        let rest = if rest_is_open { Some(self.item(parts, prefix)?) } else { None };
-        if rest.is_none() {
-            max = max.min(prefix as u32);
-        }
-        if min > max {
-            let none = self.rules.rule(Vec::new())?;
-            return Ok(vec![none]);
-        }
-        let mut end = match rest {
-            Some(item) if max > prefix as u32 => {
-                let after = prefix as u32;
-                let left = if max == u32::MAX { max } else { max - after };
-                let min = min.saturating_sub(after);
-                if prefix == 0 {
-                    let more = left.saturating_sub(if left == u32::MAX { 0 } else { 1 });
-                    let more = self.rules.repeat(vec![comma, item], min.saturating_sub(1), more)?;
-                    let some = vec![item, more];
-                    self.rules.rule(if min == 0 { vec![vec![], some] } else { vec![some] })?
-                } else {
-                    self.rules.repeat(vec![comma, item], min, left)?
-                }
-            }
-            _ => self.rules.rule(vec![vec![]])?,
-        };
-        for (i, &item) in items.iter().enumerate().take(max as usize).rev() {
-            let some = if i == 0 { vec![item, end] } else { vec![comma, item, end] };
-            end = self.rules.rule(if (i as u32) < min { vec![some] } else { vec![vec![], some] })?;
-        }
-        Ok(vec![open, end, close])
+        self.nothing.ok_or_else(|| Refused::internal("no rule"))
     }
 
-    /// Item `i`, which is at most one after the first items.
-    fn item(&mut self, parts: &[Part<'a>], i: usize) -> Result<Symbol, Refused> {
-        let mut places = Vec::new();
-        for Part { keywords, .. } in parts {
-            match (keywords.prefix.get(i), keywords.items) {
-                (Some(schema), _) => places.push(keywords.place.below(schema, format_args!("prefixItems/{i}"))),
-                (None, Some(schema)) => places.push(keywords.place.below(schema, "items")),
-                (None, None) => {}
-            }
+    fn never(&mut self) -> Result<Symbol, Refused> {
+        if self.never.is_none() {
+            self.never = Some(self.rules.rule(vec![])?);
         }
-        self.symbol_of(places)
-    }
-
-    fn object(&mut self, parts: &[Part<'a>]) -> Result<Vec<Symbol>, Refused> {
-        let all = || parts.iter().map(|part| &part.keywords);
-        let mut names: Vec<&str> = Vec::new();
-        let mut required: HashSet<&str> = HashSet::new();
-        let mut named: HashSet<&str> = HashSet::new();
-        for keywords in all() {
-            let own = keywords.properties.iter().flat_map(|properties| properties.keys().map(String::as_str));
-            names.extend(own.filter(|&name| named.insert(name)));
-        }
-        for keywords in all() {
-            for &name in &keywords.required {
-                required.insert(name);
-                if named.insert(name) {
-                    names.push(name);
-                }
-            }
-        }
-        let additional = if others_are_written(parts) { Some(self.property(parts, None)?) } else { None };
-        let count = |count: u64| count.min(MAX_COUNT) as u32;
-        let min = count(all().map(|keywords| keywords.min_properties).max().unwrap_or(0));
-        let max = all().filter_map(|keywords| keywords.max_properties).min().map_or(u32::MAX, count);
-        let (needed, possible) = (required.len() as u32, names.len() as u32);
-        let others = additional.is_some();
-        // One property more than those that are needed is another one. Of two more the second may be the first again.
-        let one_more = min == needed + 1 && (needed == possible || needed == 0);
-        let unclear = if min > needed && !one_more {
-            Some(("minProperties", "needs more properties than `required` names"))
-        } else if needed < possible && (max < possible || (others && max != u32::MAX)) {
-            Some(("maxProperties", "beside optional properties is not supported"))
-        } else {
-            None
-        };
-        if let Some((keyword, why)) = unclear {
-            let at = &parts[0].keywords.place.at;
-            return Err(Refused::new(format!("the schema cannot be used: `{keyword}` {why}, at {at}")));
-        }
-        let (open, close) = (self.rules.literal("{", false), self.rules.literal("}", false));
-        if needed > max {
-            let none = self.rules.rule(Vec::new())?;
-            return Ok(vec![none]);
-        }
-        let others = match additional {
-            Some(value) if max > needed => {
-                let left = if max == u32::MAX { max } else { max - needed };
-                Some((self.other_key(&names), value, left))
-            }
-            _ => None,
-        };
-        let mut members = Vec::new();
-        for &name in &names {
-            let key = self.rules.literal(&format!("{}:", Value::from(name)), true);
-            members.push((key, self.property(parts, Some(name))?, required.contains(name)));
-        }
-        let members = self.members(&members, others, min > needed)?;
-        Ok(vec![open, members, close])
-    }
-
-    /// Named members in order, and then others: key, value, and how many. `one_more`: there is one more than those that
-    /// are required, and these are all that are named, or none.
-    fn members(
-        &mut self,
-        named: &[(Symbol, Symbol, bool)],
-        others: Option<(Symbol, Symbol, u32)>,
-        one_more: bool,
-    ) -> Result<Symbol, Refused> {
-        let comma = self.rules.literal(",", true);
-        let any_required = named.iter().any(|(.., required)| *required);
-        // What may come at the end where there is no member yet, and where there is one.
-        let (least_first, least_later) = (u32::from(one_more), u32::from(one_more && any_required));
-        let end = |least: u32| if least == 0 { vec![vec![]] } else { vec![] };
-        let (mut first, mut later) = match others {
-            None => (self.rules.rule(end(least_first))?, self.rules.rule(end(least_later))?),
-            Some((key, value, max)) => {
-                let later = self.rules.repeat(vec![comma, key, value], least_later, max)?;
-                let more = if max == u32::MAX { max } else { max - 1 };
-                let more = self.rules.repeat(vec![comma, key, value], 0, more)?;
-                let mut alternatives = end(least_first);
-                alternatives.push(vec![key, value, more]);
-                (self.rules.rule(alternatives)?, later)
-            }
-        };
-        // `first`: what may come where there is no member yet; `later`: where there is one.
-        for &(key, value, required) in named.iter().rev() {
-            let (mut as_first, mut as_later) = (vec![vec![key, value, later]], vec![vec![comma, key, value, later]]);
-            if !required {
-                as_first.push(vec![first]);
-                as_later.push(vec![later]);
-            }
-            first = self.rules.rule(as_first)?;
-            later = self.rules.rule(as_later)?;
-        }
-        Ok(first)
-    }
-
-    /// The value of a property, or of those that no part names.
-    fn property(&mut self, parts: &[Part<'a>], name: Option<&str>) -> Result<Symbol, Refused> {
-        let places = property_places(parts, name);
-        self.symbol_of(places)
-    }
-
-    /// The key of a property that is not among `names`.
-    fn other_key(&mut self, names: &[&str]) -> Symbol {
-        self.rules.lexeme(format!("key but {names:?}"), || {
-            let taken = names.iter().map(|&name| RegexAst::Literal(name.into())).collect();
-            let free = RegexAst::Not(Box::new(RegexAst::Or(taken)));
-            let key = quoted(RegexAst::And(vec![RegexAst::Regex("(?s:.*)".into()), free]));
-            let regex = RegexAst::Concat(vec![key, RegexAst::Regex(": ?".into())]);
-            Lexeme::Regex { regex, kind: RegexKind::Other }
-        })
+        self.never.ok_or_else(|| Refused::internal("no rule"))
     }
 
     /// Any JSON.
@@ -522,28 +398,6 @@ fn written_types(parts: &[Part]) -> keywords::Types {
     let all = parts.iter().fold(keywords::ALL, |types, part| types & part.keywords.types);
     let spoken_of = parts.iter().fold(0, |types, part| types | part.keywords.spoken_of);
     if parts.iter().any(|part| part.keywords.typed) || spoken_of == 0 { all } else { all & spoken_of }
-}
-
-/// Whether properties are written that no part names.
-fn others_are_written(parts: &[Part]) -> bool {
-    let all = || parts.iter().map(|part| &part.keywords);
-    let allowed = all().all(|keywords| keywords.additional != Some(&Value::Bool(false)));
-    allowed
-        && (all().all(|keywords| keywords.properties.is_none()) || all().any(|keywords| keywords.additional.is_some()))
-}
-
-/// The schemas for a property, or for those that no part names.
-fn property_places<'a>(parts: &[Part<'a>], name: Option<&str>) -> Vec<Place<'a>> {
-    let mut places = Vec::new();
-    for Part { keywords, .. } in parts {
-        let own = name.and_then(|name| keywords.properties?.get(name).map(|schema| (name, schema)));
-        match (own, keywords.additional) {
-            (Some((name, schema)), _) => places.push(keywords.place.below(schema, format_args!("properties/{name}"))),
-            (None, Some(schema)) => places.push(keywords.place.below(schema, "additionalProperties")),
-            (None, None) => {}
-        }
-    }
-    places
 }
 
 /// What a `$ref` points to.

@@ -6,9 +6,12 @@
 
 use llguidance::derivre::RegexAst;
 use serde_json::Number;
+use std::cmp::Ordering;
 
 /// Digits that a double tells apart.
 const DIGITS: usize = 15;
+/// The automaton of multiples has a state for each remainder.
+const MAX_DIVISOR: u32 = 1_000;
 /// Digits after the point, where the bounds leave room.
 const FRACTION: usize = 6;
 
@@ -40,6 +43,17 @@ impl Decimal {
         Self { negative: negative && !zero, whole: whole.to_owned(), fraction: fraction.to_owned() }
     }
 
+    fn cmp(&self, other: &Self) -> Ordering {
+        let order = match (self.negative, other.negative) {
+            (false, true) => return Ordering::Greater,
+            (true, false) => return Ordering::Less,
+            _ => {
+                (self.whole.len(), &self.whole, &self.fraction).cmp(&(other.whole.len(), &other.whole, &other.fraction))
+            }
+        };
+        if self.negative { order.reverse() } else { order }
+    }
+
     /// Whether no number that is written reaches as far from zero.
     fn is_far(&self) -> bool {
         self.whole.len() > DIGITS
@@ -54,24 +68,49 @@ pub(super) struct Bound {
     pub(super) strict: bool,
 }
 
+impl Bound {
+    /// Whether it leaves out more than another; `side`: how a number that is beyond compares.
+    fn is_beyond(&self, other: &Bound, side: Ordering) -> bool {
+        let order = Decimal::new(&self.number).cmp(&Decimal::new(&other.number));
+        order == side || order == Ordering::Equal && self.strict
+    }
+}
+
 /// The numbers that are asked for.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Numbers {
-    /// All must hold.
-    pub(super) lower: Vec<Bound>,
-    /// All must hold.
-    pub(super) upper: Vec<Bound>,
+    pub(super) lower: Option<Bound>,
+    pub(super) upper: Option<Bound>,
     pub(super) integer: bool,
-    /// All must divide the number, which then has no fraction.
-    pub(super) divisors: Vec<u32>,
+    /// Divides the number, which then has no fraction.
+    pub(super) divisor: Option<u64>,
 }
 
 impl Numbers {
+    /// Lets more bounds and one more divisor hold.
+    pub(super) fn narrow(&mut self, lower: &[Bound], upper: &[Bound], divisor: Option<u32>) {
+        for bound in lower {
+            if self.lower.as_ref().is_none_or(|known| bound.is_beyond(known, Ordering::Greater)) {
+                self.lower = Some(bound.clone());
+            }
+        }
+        for bound in upper {
+            if self.upper.as_ref().is_none_or(|known| bound.is_beyond(known, Ordering::Less)) {
+                self.upper = Some(bound.clone());
+            }
+        }
+        if let Some(divisor) = divisor.map(u64::from) {
+            let known = self.divisor.unwrap_or(1);
+            // One that is too large has no multiples here but 0.
+            self.divisor = Some((known / common(known, divisor)).saturating_mul(divisor));
+        }
+    }
+
     /// What to match; it may match nothing.
     pub(super) fn regex(&self) -> RegexAst {
-        let whole_only = self.integer || !self.divisors.is_empty();
-        let bounds = || self.lower.iter().chain(&self.upper);
-        let longest = bounds().map(|bound| Decimal::new(&bound.number).whole.len()).max().unwrap_or(1);
+        let whole_only = self.integer || self.divisor.is_some();
+        let bounds = self.lower.iter().chain(&self.upper);
+        let longest = bounds.map(|bound| Decimal::new(&bound.number).whole.len()).max().unwrap_or(1);
         let whole = if whole_only { DIGITS } else { longest.clamp(DIGITS - FRACTION, DIGITS) };
         let fraction = if whole_only { 0 } else { FRACTION.min(DIGITS - whole) };
         let mut form = format!("(0|[1-9][0-9]{{0,{}}})", whole - 1);
@@ -80,13 +119,12 @@ impl Numbers {
         }
         let side = |negative: bool| {
             let mut parts = vec![RegexAst::Regex(form.clone())];
-            let lower = self.lower.iter().map(|bound| (bound, true));
-            for (bound, is_lower) in lower.chain(self.upper.iter().map(|bound| (bound, false))) {
-                parts.push(magnitude(bound, is_lower, negative));
-            }
-            for &divisor in &self.divisors {
-                parts.push(RegexAst::MultipleOf(divisor, 0));
-            }
+            parts.extend(self.lower.iter().map(|bound| magnitude(bound, true, negative)));
+            parts.extend(self.upper.iter().map(|bound| magnitude(bound, false, negative)));
+            parts.extend(self.divisor.map(|divisor| match u32::try_from(divisor) {
+                Ok(divisor) if divisor <= MAX_DIVISOR => RegexAst::MultipleOf(divisor, 0),
+                _ => RegexAst::Literal("0".into()),
+            }));
             if negative {
                 // There is no minus zero.
                 parts.push(RegexAst::Regex("[0-9.]*[1-9][0-9.]*".into()));
@@ -95,6 +133,10 @@ impl Numbers {
         };
         RegexAst::Or(vec![side(false), RegexAst::Concat(vec![RegexAst::Literal("-".into()), side(true)])])
     }
+}
+
+fn common(a: u64, b: u64) -> u64 {
+    if b == 0 { a } else { common(b, a % b) }
 }
 
 /// Digits whose number, with a minus sign before them if `negative`, keeps the bound.
@@ -202,10 +244,10 @@ mod tests {
             integer in any::<bool>(),
         ) {
             let numbers = Numbers {
-                lower: vec![Bound { number: number(&lower), strict: strict[0] }],
-                upper: vec![Bound { number: number(&upper), strict: strict[1] }],
+                lower: Some(Bound { number: number(&lower), strict: strict[0] }),
+                upper: Some(Bound { number: number(&upper), strict: strict[1] }),
                 integer,
-                divisors: Vec::new(),
+                divisor: None,
             };
             let (value, lower, upper) = (thousandths(&text), thousandths(&lower), thousandths(&upper));
             let holds = (lower < value || lower == value && !strict[0]) && (value < upper || value == upper && !strict[1]);
@@ -222,15 +264,29 @@ mod tests {
         for text in ["", "-", "-0", "01", "1.", ".5", "1e5", "+1", "1234567890", "1.1234567"] {
             assert!(!matches(&any, text), "{text}");
         }
-        let thirds = Numbers { divisors: vec![3], ..Numbers::default() };
+        let thirds = Numbers { divisor: Some(3), ..Numbers::default() };
         assert!(["0", "3", "-12", "999"].iter().all(|text| matches(&thirds, text)));
         assert!(["1", "-4", "3.0", "-0"].iter().all(|text| !matches(&thirds, text)));
         let far = Numbers {
-            lower: vec![Bound { number: number("-1e300"), strict: false }],
-            upper: vec![Bound { number: number("9007199254740991"), strict: false }],
+            lower: Some(Bound { number: number("-1e300"), strict: false }),
+            upper: Some(Bound { number: number("9007199254740991"), strict: false }),
             integer: true,
-            divisors: Vec::new(),
+            divisor: None,
         };
         assert!(matches(&far, "999999999999999") && matches(&far, "-7") && !matches(&far, "1000000000000000"));
+    }
+    #[test]
+    fn bounds_are_narrowed() {
+        let bound = |text: &str, strict| Bound { number: number(text), strict };
+        let mut numbers = Numbers::default();
+        numbers.narrow(&[bound("-2", false), bound("-10", true)], &[bound("7.25", false)], Some(4));
+        numbers.narrow(&[bound("-2", true), bound("-2", false)], &[bound("70", false), bound("7.3", true)], Some(6));
+        let expected = Numbers {
+            lower: Some(bound("-2", true)),
+            upper: Some(bound("7.25", false)),
+            divisor: Some(12),
+            integer: false,
+        };
+        assert_eq!(numbers, expected);
     }
 }

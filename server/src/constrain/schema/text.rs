@@ -5,8 +5,8 @@ use llguidance::regex_to_lark;
 
 use super::super::rules::{Lexeme, RegexKind};
 
-/// Longer strings are not written, whatever the schema allows: each position costs the parser a state.
-const MAX_LENGTH: u64 = 20_000;
+/// Longer strings are not written, whatever the schema allows.
+const MAX_LENGTH: u64 = 1 << 24;
 /// A larger lower bound is refused.
 pub(super) const MAX_MIN_LENGTH: u64 = 2_000;
 /// Work that telling whether one string fits may take, in nodes of expressions.
