@@ -50,19 +50,6 @@ pub type RunFn = unsafe fn(
 /// `out[i]` is overwritten with the sum of `rows[i]`, all of which exist.
 pub type RunRowsFn = unsafe fn(geometry: &Geometry, data: &[u8], rows: &[u32], prepared: &[Line], out: &mut [i32]);
 
-/// Exact integer sums of one row of a matrix with one scale, for some of several prepared vectors.
-///
-/// `out[i]` is overwritten with the sum for vector `wanted[i]`, which exists.
-pub type RunRowFn = unsafe fn(
-    geometry: &Geometry,
-    data: &[u8],
-    row: u32,
-    prepared: &[Line],
-    n_vectors: usize,
-    wanted: &[u32],
-    out: &mut [i32],
-);
-
 /// One row of the registry.
 ///
 /// The function pointers are private: they are reached only through the methods below, which take
@@ -84,8 +71,6 @@ pub struct Kernel {
     pub(crate) run: RunFn,
     /// Where rows lie apart, so that those that are not wanted need not be read.
     pub(crate) run_rows: Option<RunRowsFn>,
-    /// Where one row with several vectors is worth code of its own.
-    pub(crate) run_row: Option<RunRowFn>,
     /// Whether it leaves out the columns whose activation is 0.
     pub skips_columns: bool,
     /// Of a GEMV kernel: from this many vectors on, decoding weights once for all of them, as the GEMM of its level
@@ -156,42 +141,5 @@ impl Kernel {
         // SAFETY: the function needs the features of `self.level`; the second assertion has the
         // proof that this processor has them.
         unsafe { run_rows(geometry, data, rows, prepared, out) }
-    }
-
-    /// See [`RunRowFn`]; checks the sizes.
-    ///
-    /// # Panics
-    /// The kernel takes whole tiles only.
-    #[allow(clippy::too_many_arguments, reason = "a kernel's inputs, as `RunRowFn` names them, and the proof")]
-    pub(crate) fn run_row(
-        &self,
-        isa: Isa,
-        geometry: &Geometry,
-        data: &[u8],
-        row: u32,
-        prepared: &[Line],
-        n_vectors: usize,
-        wanted: &[u32],
-        out: &mut [i32],
-    ) {
-        assert!(isa.supports(self.level), "{} can't run here", self.name);
-        assert_eq!(geometry.layout, self.layout, "the layout that the kernel reads");
-        assert_eq!(data.len(), geometry.data_len(), "a whole packed matrix");
-        assert!((row as usize) < geometry.rows, "a row of this matrix");
-        let lines = self.prepared_lines(geometry);
-        assert_eq!(prepared.len(), n_vectors * lines, "n_vectors prepared vectors");
-        assert!(wanted.iter().all(|vector| (*vector as usize) < n_vectors), "vectors that were prepared");
-        assert_eq!(out.len(), wanted.len(), "a sum for each vector");
-        match self.run_row {
-            // SAFETY: the function needs the features of `self.level`; the first assertion has the
-            // proof that this processor has them.
-            Some(run_row) => unsafe { run_row(geometry, data, row, prepared, n_vectors, wanted, out) },
-            None => {
-                for (vector, out) in wanted.iter().zip(out) {
-                    let prepared = &prepared[*vector as usize * lines..][..lines];
-                    self.run_rows(isa, geometry, data, &[row], prepared, core::slice::from_mut(out));
-                }
-            }
-        }
     }
 }

@@ -151,23 +151,6 @@ impl MatrixPlan {
         self.gemv.run_rows(self.isa, &self.geometry, data, rows, prepared, out);
     }
 
-    /// Exact sums of one row for some of `n_vectors` vectors that were prepared for [`Operation::Gemv`]: `out[i]` is that of
-    /// vector `wanted[i]`.
-    ///
-    /// # Panics
-    /// As [`MatrixPlan::row_sums`], or a vector does not exist.
-    pub fn row_sums_for(
-        &self,
-        data: &[u8],
-        row: u32,
-        prepared: &[Line],
-        n_vectors: usize,
-        wanted: &[u32],
-        out: &mut [i32],
-    ) {
-        self.gemv.run_row(self.isa, &self.geometry, data, row, prepared, n_vectors, wanted, out);
-    }
-
     /// How many sums [`MatrixPlan::sums`] writes.
     #[must_use]
     pub fn n_sums(&self, n_tiles: usize, n_vectors: usize) -> usize {

@@ -10,7 +10,7 @@ use crate::kernel::{Family, Kernel, Operation};
 use crate::{gemm, gemv};
 
 macro_rules! gemv {
-    ($name:literal, $layout:ident, $family:ident, $level:ident, $($module:ident)::+ $(, prepare: $($preparer:ident)::+)? $(, row: $row:path)? $(, gemm_from: $gemm_from:literal)?) => {
+    ($name:literal, $layout:ident, $family:ident, $level:ident, $($module:ident)::+ $(, prepare: $($preparer:ident)::+)? $(, gemm_from: $gemm_from:literal)?) => {
         Kernel {
             name: $name,
             layout: Layout::$layout,
@@ -21,15 +21,12 @@ macro_rules! gemv {
             prepare: gemv!(@prepare $($module)::+ $(, $($preparer)::+)?; prepare),
             run: gemv::$($module)::+::run,
             run_rows: gemv!(@rows $layout, $($module)::+),
-            run_row: gemv!(@row $($row)?),
             skips_columns: false,
             gemm_from: gemv!(@gemm_from $($gemm_from)?),
         }
     };
     (@gemm_from) => { GEMM_FROM };
     (@gemm_from $gemm_from:literal) => { $gemm_from };
-    (@row) => { None };
-    (@row $row:path) => { Some($row) };
     (@rows I2S, $($module:ident)::+) => { Some(gemv::$($module)::+::run_rows) };
     (@rows $layout:ident, $($module:ident)::+) => { None };
     (@prepare $($module:ident)::+; $function:ident) => { gemv::$($module)::+::$function };
@@ -48,7 +45,6 @@ macro_rules! gemm {
             prepare: gemm::$module::prepare,
             run: gemm::$module::run,
             run_rows: None,
-            run_row: None,
             skips_columns: false,
             gemm_from: 0,
         }
@@ -67,7 +63,6 @@ macro_rules! skip_columns {
             prepare: gemv::c2::prepare,
             run: gemv::c2::$module::run,
             run_rows: None,
-            run_row: None,
             skips_columns: true,
             gemm_from: GEMM_FROM,
         }
@@ -100,7 +95,7 @@ static KERNELS: &[Kernel] = &[
     #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
     gemv!("gemv-i2s-avx512", I2S, MultiplyAdd, Avx512, i2s::avx512),
     #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
-    gemv!("gemv-i2s-avx2", I2S, MultiplyAdd, Avx2, i2s::avx2, prepare: i2s::scalar, row: gemv::i2s::avx2::run_row),
+    gemv!("gemv-i2s-avx2", I2S, MultiplyAdd, Avx2, i2s::avx2, prepare: i2s::scalar),
     #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
     gemv!("gemv-i2s-neon-dotprod", I2S, MultiplyAdd, NeonDotprod, i2s::neon_dotprod, prepare: i2s::scalar),
     #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
@@ -225,11 +220,21 @@ const fn gemm_cost(isa: Isa) -> (f64, f64) {
     }
 }
 
-/// The share of I2_S's pairs of a row and one of many vectors below which it is faster to multiply only these pairs than
-/// to multiply all with the GEMM that `isa` has.
+/// The share of I2_S's pairs of a row and one of several vectors below which it is faster to multiply only these pairs, rows of
+/// their own for each vector, than all of them with what `operation` has on `isa`.
+///
+/// From the rates of 6912 x 2560: a vector alone against one of eight (GEMV) or 512 (GEMM), weights in the cache, on a Zen 5
+/// and a Sapphire Rapids.
 #[must_use]
-pub fn skipping_rows_pays_below(isa: Isa) -> f64 {
-    gemm_cost(isa).0
+pub fn skipping_rows_pays_below(isa: Isa, operation: Operation) -> f64 {
+    let shared_work = isa.supports(Level::Avx512Vnni);
+    match operation {
+        Operation::Gemv if shared_work => 0.4,
+        Operation::Gemv => 0.9,
+        Operation::Gemm if isa.supports(Level::Amx) => 0.07,
+        Operation::Gemm if shared_work => 0.3,
+        Operation::Gemm => gemm_cost(isa).0,
+    }
 }
 
 /// The share of C2's columns whose activation is not 0 below which it is faster to skip the others, for each of

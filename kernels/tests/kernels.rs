@@ -144,41 +144,6 @@ fn rows_alone_are_rows_of_tiles() {
     assert!(seen > 0, "the scalar kernel of i2s has them");
 }
 
-/// One row with some of several vectors, in any order and more than once, has the sums that whole tiles give it.
-#[test]
-#[cfg_attr(miri, ignore = "too slow")]
-fn rows_with_chosen_vectors() {
-    let mut random = Random::new(19);
-    for kernel in runnable_kernels() {
-        for (rows, cols) in [(1, 128), (7, 384), (5, 2560), (2, 16384)] {
-            let geometry = shape(kernel.layout, rows, cols, None);
-            let plan = MatrixPlan::new(geometry, Isa::detect()).unwrap().with_kernel(kernel).unwrap();
-            if kernel.operation != Operation::Gemv || !plan.has_row_sums() {
-                continue;
-            }
-            let data = any_bytes(&geometry, &mut random);
-            let n_vectors = 6;
-            let vectors: Vec<_> = (0..n_vectors).map(|_| random.codes(cols)).collect();
-            let expected = naive_sums(&geometry, &data, 0..geometry.n_tiles(), &vectors);
-            let lines = plan.prepared_lines(Operation::Gemv);
-            let mut prepared = vec![Line([0xa5; 64]); n_vectors * lines];
-            for (codes, out) in vectors.iter().zip(prepared.chunks_exact_mut(lines)) {
-                plan.prepare(Operation::Gemv, codes, out);
-            }
-            let slots = geometry.n_tiles() * geometry.tile_rows();
-            for row in 0..rows {
-                for n in [0, 1, 2, 3, 4, 5, 9] {
-                    let wanted: Vec<u32> = (0..n).map(|_| random.below(n_vectors) as u32).collect();
-                    let mut sums = vec![0x5a5a_5a5a; n];
-                    plan.row_sums_for(&data, row as u32, &prepared, n_vectors, &wanted, &mut sums);
-                    let expected: Vec<i32> = wanted.iter().map(|v| expected[*v as usize * slots + row]).collect();
-                    assert_eq!(sums, expected, "{} {rows}x{cols}, row {row}, {wanted:?}", kernel.name);
-                }
-            }
-        }
-    }
-}
-
 /// A vector with few activations that are not 0, as `c2` is made for, and with none.
 #[test]
 #[cfg_attr(miri, ignore = "too slow")]

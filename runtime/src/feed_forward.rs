@@ -1,14 +1,13 @@
 //! The first half of a feed-forward block: gate, up, and what stands between them.
 //!
 //! With relu^2 an element is 0 wherever its gate is not positive, whatever up is
-//! ([`tritone_kernels::float::FloatKernels::relu2_gate`] is defined so). For a single token each work item computes some
-//! rows of the gate and then only those rows of up whose gate is positive: no approximation, a
-//! fraction of up's bytes, and no barrier between the two. For several tokens all gates come first; if few are positive,
-//! each row of up is then multiplied with the tokens whose gate is positive there, a fraction of the work. Where so many
-//! are that multiplying all is faster, all are multiplied. Down skips its columns by the same rule.
+//! ([`tritone_kernels::float::FloatKernels::relu2_gate`] is defined so). Each work item computes some rows of the gate for
+//! all tokens and then multiplies those rows of up only with the tokens whose gate is positive there: no approximation,
+//! a fraction of up's work and, for a single token, of its bytes, and no barrier between the two. Where so many gates
+//! are positive that multiplying all is faster, all are multiplied. Down skips its columns by the same rule.
 
 use crate::config::Activation;
-use crate::forward::{Forward, items};
+use crate::forward::Forward;
 use crate::linear::{Linear, PreparedInput};
 use crate::profile::{Observer, Part};
 use crate::states::States;
@@ -20,9 +19,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tritone_kernels::float::FloatKernels;
 use tritone_kernels::kernel::Operation;
 
-/// If fewer gates than that would have to be positive for skipping to pay, nobody looks.
-const RARELY: f64 = 0.15;
-
 /// Rows of gate and up that one work item multiplies with all tokens: few, so that what it makes stays in the
 /// second cache.
 const ITEM_ROWS: usize = 64;
@@ -33,30 +29,44 @@ thread_local! {
 }
 
 thread_local! {
-    /// Rows of up that a work item wants for one token, their products, and these where they belong.
-    static WANTED: RefCell<(Vec<u32>, Vec<f32>, Vec<f32>)> = const { RefCell::new((Vec::new(), Vec::new(), Vec::new())) };
+    /// Rows of up that a work item wants for one token, and their products.
+    static WANTED: RefCell<(Vec<u32>, Vec<f32>)> = const { RefCell::new((Vec::new(), Vec::new())) };
 }
 
-/// Rows of up that one work item multiplies with several tokens.
-const PAIR_ROWS: usize = 64;
+/// Rows of gate and up that one work item multiplies with a single token at most.
+const MAX_ROWS_OF_ONE: usize = 512;
+
+/// The share of gates that were positive lately.
+#[derive(Debug)]
+pub(crate) struct PositiveGates(f64);
+
+impl PositiveGates {
+    pub(crate) fn new() -> PositiveGates {
+        // Trained models have few; the first layer says how many these are.
+        PositiveGates(0.0)
+    }
+
+    fn share(&self) -> f64 {
+        self.0
+    }
+
+    fn saw(&mut self, positive: usize, all: usize) {
+        self.0 = positive as f64 / all as f64;
+    }
+}
 
 impl<O: Observer> Forward<'_, O> {
     /// What down takes, from `x` before the block's norm.
     pub(crate) fn gated(&mut self, layer: &Layer, x: &Arc<States>) -> Gated {
         let (gate, up) = (&layer.gate, &layer.up);
         let activation = self.model.config.activation;
-        let skips = activation == Activation::ReluSquared && up.skips_rows();
+        if activation == Activation::ReluSquared && up.skips_rows() {
+            return self.gated_rows(layer, x);
+        }
         if x.n_tokens() > 1 {
-            return if skips && up.skipping_rows_pays_below() >= RARELY {
-                self.gated_if_positive(layer, x)
-            } else {
-                self.gated_tiles(layer, x)
-            };
+            return self.gated_tiles(layer, x);
         }
         let (inputs, which) = self.prepare_all([gate, up], x, Some(&layer.ffn_norm));
-        if skips {
-            return self.gated_rows(gate, up, inputs, which);
-        }
         let [gate, up] = self.product([gate, up], inputs, which);
         self.observer.lap(Part::GateUp);
         let mut gated = self.scratch.take(gate.len());
@@ -67,90 +77,64 @@ impl<O: Observer> Forward<'_, O> {
         Gated::whole(gated, gate.len())
     }
 
-    /// The same for one token with relu^2: rows of up whose gate is not positive are not read.
-    fn gated_rows(
-        &mut self,
-        gate: &Arc<Linear>,
-        up: &Arc<Linear>,
-        inputs: Vec<PreparedInput>,
-        which: [usize; 2],
-    ) -> Gated {
-        let rows = gate.rows();
-        let tile_rows = gate.tile_rows();
-        let items = items(&[gate], self.pool.n_threads(), 1);
-        let rows_of = move |tiles: &Range<usize>| tiles.start * tile_rows..(tiles.end * tile_rows).min(rows);
-        let placed = items.clone();
-        let n_items = items.len();
-        let (mut gates, mut gated) = (self.scratch.take(rows), self.scratch.take(rows));
+    /// The same with relu^2: rows of up are multiplied with the tokens whose gate is positive there, or with all where
+    /// so many are that it is faster.
+    fn gated_rows(&mut self, layer: &Layer, x: &Arc<States>) -> Gated {
+        let (gate, up, norm) = (&layer.gate, &layer.up, Some(&layer.ffn_norm));
+        let (n, rows) = (x.n_tokens(), gate.rows());
+        let (mut inputs, [gate_input, up_input]) = self.prepare_all([gate, up], x, norm);
+        let pays_below = if n == 1 { 1.0 } else { up.skipping_rows_pays_below(inputs[up_input].operation()) };
+        // What rows are multiplied with one by one has another form than what a GEMM takes, so it is made only if it
+        // seems that it will be used.
+        let mut alone = up_input;
+        if inputs[up_input].operation() != Operation::Gemv && self.gates.share() < pays_below {
+            inputs.push(self.prepare(x, norm, up, Operation::Gemv));
+            alone = inputs.len() - 1;
+        }
+        let alone = (inputs[alone].operation() == Operation::Gemv).then_some(alone);
+        let step = gate.tile_rows().max(up.tile_rows());
+        let most = if n == 1 { rows.div_ceil(4 * self.pool.n_threads()).min(MAX_ROWS_OF_ONE) } else { ITEM_ROWS };
+        let step = step * (most / step).max(1);
+        let rows_of = move |item: usize| item * step..((item + 1) * step).min(rows);
+        let counts = [AtomicUsize::new(0), AtomicUsize::new(0)];
         let buffers = self.buffers();
-        let ((_, _, _, inputs, _), buffers) = self.pool.run_in(
+        let input = (Arc::clone(self.model), Arc::clone(gate), Arc::clone(up), inputs, counts);
+        let ((.., inputs, counts), outputs) = self.pool.run_kept(
             buffers,
-            (Arc::clone(self.model), Arc::clone(gate), Arc::clone(up), inputs, items),
-            n_items,
+            input,
+            rows.div_ceil(step),
             1,
-            move |(model, gate, up, inputs, items), range, out: &mut Vec<f32>| {
-                WANTED.with_borrow_mut(|(wanted, products, ups)| {
-                    for (_, tiles) in &items[range] {
-                        let start = out.len();
-                        gate.product(tiles.clone(), &inputs[which[0]], out);
-                        let gates = &out[start..];
-                        let first = rows_of(tiles).start as u32;
-                        let wanted = positive(gates, first, wanted);
-                        up.row_products(wanted, &inputs[which[1]], products);
-                        ups.clear();
-                        ups.resize(gates.len(), 0.0);
-                        for (row, product) in wanted.iter().zip(&*products) {
-                            ups[(row - first) as usize] = *product;
+            move |(model, gate, up, inputs, counts), items, out: &mut Vec<f32>| {
+                TILES.with_borrow_mut(|[gates, ups, gated]| {
+                    for item in items {
+                        let rows = rows_of(item);
+                        gate.product_in(tiles_of(gate, &rows), &inputs[gate_input], gates);
+                        let positive = count(gates, |gate| gate > 0.0);
+                        match alone {
+                            Some(alone) if (positive as f64) <= pays_below * gates.len() as f64 => {
+                                up_where_positive(up, &rows, &inputs[alone], gates, ups);
+                            }
+                            _ => up.product_in(tiles_of(up, &rows), &inputs[up_input], ups),
                         }
-                        // Gates first, then what is made of them.
-                        let (n, end) = (gates.len(), out.len());
-                        out.resize(end + n, 0.0);
-                        let (gates, gated) = out[start..].split_at_mut(n);
+                        gated.resize(gates.len(), 0.0);
                         model.float.relu2_gate(gates, ups, gated);
+                        out.extend_from_slice(gated);
+                        counts[0].fetch_add(positive, Ordering::Relaxed);
+                        counts[1].fetch_add(count(gated, |x| x != 0.0), Ordering::Relaxed);
                     }
                 });
             },
-            |range, values| {
-                let rows = rows_of(&placed[range.start].1);
-                let (some_gates, some_gated) = values.split_at(rows.len());
-                gates[rows.clone()].copy_from_slice(some_gates);
-                gated[rows].copy_from_slice(some_gated);
-            },
         );
         self.give_inputs(inputs);
-        self.give_all(buffers);
-        self.skipped.rows(count(&gates, |gate| gate > 0.0), rows);
         self.observer.lap(Part::GateUp);
-        self.count_gates(&gates);
-        self.scratch.give(gates);
-        Gated::whole(gated, rows)
-    }
-
-    /// The same for several tokens: the gates first, and then what they leave of up.
-    fn gated_if_positive(&mut self, layer: &Layer, x: &Arc<States>) -> Gated {
-        let (up, norm) = (&layer.up, Some(&layer.ffn_norm));
-        let (inputs, [gate_input, up_input]) = self.prepare_all([&layer.gate, up], x, norm);
-        let ([mut gate], mut inputs) = self.product_and_inputs([&layer.gate], inputs, [gate_input]);
-        self.observer.lap(Part::GateUp);
-        let gated = if (count(&gate, |gate| gate > 0.0) as f64) < gate.len() as f64 * up.skipping_rows_pays_below() {
-            let mut input = inputs.swap_remove(up_input);
-            if input.operation() != Operation::Gemv {
-                input = self.prepare(x, norm, up, Operation::Gemv);
-            }
-            let gated;
-            (gated, gate) = self.gated_pairs(up, gate, input);
-            gated
-        } else {
-            let [ups] = self.product([up], inputs, [up_input]);
-            let mut gated = self.scratch.take(gate.len());
-            self.model.float.relu2_gate(&gate, &ups, &mut gated);
-            self.scratch.give(ups);
-            gated
-        };
-        self.observer.lap(Part::GateUp);
-        self.count_gates(&gate);
-        self.scratch.give(gate);
-        Gated::whole(gated, up.rows())
+        let [positive, nonzero] = counts.map(AtomicUsize::into_inner);
+        self.observer.gates(positive as u64, (n * rows) as u64);
+        self.gates.saw(positive, n * rows);
+        if n == 1 {
+            self.skipped.rows(positive, rows);
+        }
+        let states = States::of_items(outputs, n, rows, rows_of);
+        Gated { states, nonzero: Some(nonzero as f64 / (n * rows) as f64) }
     }
 
     /// All rows of gate and up for several tokens: a work item makes both and what follows from them, so neither
@@ -177,9 +161,8 @@ impl<O: Observer> Forward<'_, O> {
                 TILES.with_borrow_mut(|[gates, ups, gated]| {
                     for item in items {
                         let rows = rows_of(item);
-                        let tiles = |tile_rows: usize| rows.start / tile_rows..rows.end.div_ceil(tile_rows);
-                        gate.product_in(tiles(gate_rows), &inputs[which[0]], gates);
-                        up.product_in(tiles(up_rows), &inputs[which[1]], ups);
+                        gate.product_in(tiles_of(gate, &rows), &inputs[which[0]], gates);
+                        up.product_in(tiles_of(up, &rows), &inputs[which[1]], ups);
                         gated.resize(gates.len(), 0.0);
                         activate(&model.float, activation, gates, ups, gated);
                         out.extend_from_slice(gated);
@@ -199,46 +182,6 @@ impl<O: Observer> Forward<'_, O> {
         self.observer.gates(positive as u64, (n * rows) as u64);
         let states = States::of_items(outputs, n, rows, rows_of);
         Gated { states, nonzero: counts_nonzero.then(|| nonzero as f64 / (n * rows) as f64) }
-    }
-
-    /// Multiplies only the pairs of a row of up and a token whose gate is positive; `gate` is `[token][ffn]` and
-    /// comes back.
-    fn gated_pairs(&mut self, up: &Arc<Linear>, gate: Vec<f32>, input: PreparedInput) -> (Vec<f32>, Vec<f32>) {
-        let n = input.n_vectors();
-        let rows = up.rows();
-        let mut gated = vec![0.0; gate.len()];
-        let (_, _, gate, _) = self.pool.run(
-            (Arc::clone(self.model), Arc::clone(up), gate, input),
-            rows.div_ceil(PAIR_ROWS),
-            1,
-            move |(model, up, gate, input), items, out: &mut Vec<f32>| {
-                let (mut wanted, mut products) = (Vec::new(), Vec::new());
-                for item in items {
-                    let some = item * PAIR_ROWS..((item + 1) * PAIR_ROWS).min(rows);
-                    let mut ups = vec![0.0; n * some.len()];
-                    for (i, row) in some.clone().enumerate() {
-                        wanted.clear();
-                        wanted.extend((0..n).filter(|token| gate[token * rows + row] > 0.0).map(|token| token as u32));
-                        up.row_products_for(row as u32, &wanted, input, &mut products);
-                        for (token, product) in wanted.iter().zip(&products) {
-                            ups[*token as usize * some.len() + i] = *product;
-                        }
-                    }
-                    for (token, ups) in ups.chunks_exact(some.len()).enumerate() {
-                        let start = out.len();
-                        out.resize(start + some.len(), 0.0);
-                        model.float.relu2_gate(&gate[token * rows..][some.clone()], ups, &mut out[start..]);
-                    }
-                }
-            },
-            |items, values| {
-                let some = items.start * PAIR_ROWS..(items.end * PAIR_ROWS).min(rows);
-                for (token, part) in values.chunks_exact(some.len()).enumerate() {
-                    gated[token * rows..][some.clone()].copy_from_slice(part);
-                }
-            },
-        );
-        (gated, gate)
     }
 
     fn count_gates(&mut self, gates: &[f32]) {
@@ -288,6 +231,28 @@ fn activate(float: &FloatKernels, activation: Activation, gates: &[f32], ups: &[
         Activation::Silu => float.silu_gate(gates, ups, out),
         Activation::Gelu => float.gelu_gate(gates, ups, out),
     }
+}
+
+/// The tiles that hold these rows.
+fn tiles_of(linear: &Linear, rows: &Range<usize>) -> Range<usize> {
+    rows.start / linear.tile_rows()..rows.end.div_ceil(linear.tile_rows())
+}
+
+/// `[token][row]` of up for some rows, 0 where the gate is not positive.
+fn up_where_positive(up: &Linear, rows: &Range<usize>, input: &PreparedInput, gates: &[f32], ups: &mut Vec<f32>) {
+    let first = rows.start as u32;
+    ups.clear();
+    ups.resize(gates.len(), 0.0);
+    WANTED.with_borrow_mut(|(wanted, products)| {
+        // One token after the other: the rows stay in the cache meanwhile, and several of a token share their sums' end.
+        for (token, (gates, ups)) in gates.chunks_exact(rows.len()).zip(ups.chunks_exact_mut(rows.len())).enumerate() {
+            let wanted = positive(gates, first, wanted);
+            up.row_products(wanted, input, token, products);
+            for (row, product) in wanted.iter().zip(&*products) {
+                ups[(row - first) as usize] = *product;
+            }
+        }
+    });
 }
 
 /// The rows, the first of which is `first`, whose gate is positive.

@@ -6,6 +6,7 @@
 
 use crate::config::{Config, RopeStyle};
 use crate::error::Result;
+use crate::feed_forward::PositiveGates;
 use crate::kv_cache::Span;
 use crate::linear::{Linear, PreparedInput};
 use crate::model::Inner;
@@ -95,6 +96,8 @@ pub(crate) struct Forward<'a, O> {
     pub(crate) rope: &'a mut RopeTables,
     /// Counts what need not be read.
     pub(crate) skipped: &'a mut Skipped,
+    /// What was seen of gates that may be 0 or less.
+    pub(crate) gates: &'a mut PositiveGates,
     pub(crate) scratch: &'a mut Scratch,
     /// Hears which part of the work is done.
     pub(crate) observer: &'a mut O,
@@ -253,18 +256,6 @@ impl<O: Observer> Forward<'_, O> {
         inputs: Vec<PreparedInput>,
         which: [usize; N],
     ) -> [Vec<f32>; N] {
-        let (outputs, inputs) = self.product_and_inputs(linears, inputs, which);
-        self.give_inputs(inputs);
-        outputs
-    }
-
-    /// The same, and the inputs back.
-    pub(crate) fn product_and_inputs<const N: usize>(
-        &mut self,
-        linears: [&Arc<Linear>; N],
-        inputs: Vec<PreparedInput>,
-        which: [usize; N],
-    ) -> ([Vec<f32>; N], Vec<PreparedInput>) {
         let n = inputs[0].n_vectors();
         let linears = linears.map(Arc::clone);
         let mut outputs: [Vec<f32>; N] = std::array::from_fn(|i| self.scratch.take(n * linears[i].rows()));
@@ -293,7 +284,8 @@ impl<O: Observer> Forward<'_, O> {
             },
         );
         self.give_all(buffers);
-        (outputs, inputs)
+        self.give_inputs(inputs);
+        outputs
     }
 
     /// The product of one matrix, as the work items made it.

@@ -272,8 +272,8 @@ impl Linear {
 
     /// The share of pairs of a row and a vector below which it is faster to skip all others than to
     /// multiply them too.
-    pub(crate) fn skipping_rows_pays_below(&self) -> f64 {
-        registry::skipping_rows_pays_below(self.plan.isa())
+    pub(crate) fn skipping_rows_pays_below(&self, operation: Operation) -> f64 {
+        registry::skipping_rows_pays_below(self.plan.isa(), operation)
     }
 
     pub(crate) fn kernel_name(&self, operation: Operation) -> &'static str {
@@ -364,42 +364,22 @@ impl Linear {
 }
 
 impl Linear {
-    /// The results of some rows for the one vector of `input`; the other rows are not read. `out` is
-    /// overwritten.
+    /// The results of some rows for vector `v` of `input`, which is prepared for [`Operation::Gemv`]; the other rows are
+    /// not read. `out` is overwritten.
     ///
     /// # Panics
-    /// Not [`Linear::skips_rows`], a row does not exist, or `input` has several vectors.
-    pub(crate) fn row_products(&self, rows: &[u32], input: &PreparedInput, out: &mut Vec<f32>) {
+    /// Not [`Linear::skips_rows`], or the vector or a row does not exist.
+    pub(crate) fn row_products(&self, rows: &[u32], input: &PreparedInput, v: usize, out: &mut Vec<f32>) {
+        assert_eq!(input.operation, Operation::Gemv, "vectors for rows of their own");
         let OwnedScales::Tensor(scale) = self.scales else {
             unreachable!("layouts with rows of their own have one scale")
         };
         SUMS.with_borrow_mut(|sums| {
             sums.resize(rows.len(), 0);
-            self.plan.row_sums(self.data(), rows, &input.lines, sums);
+            let n_lines = input.lines.len() / input.n_vectors;
+            self.plan.row_sums(self.data(), rows, &input.lines[v * n_lines..][..n_lines], sums);
             out.resize(rows.len(), 0.0);
-            MatrixPlan::scale_rows(sums, scale, input.scales[0], out);
-        });
-    }
-}
-
-impl Linear {
-    /// The results of one row for some of the vectors of `input`, which is prepared for [`Operation::Gemv`]. `out` is
-    /// overwritten.
-    ///
-    /// # Panics
-    /// Not [`Linear::skips_rows`], or the row or a vector does not exist.
-    pub(crate) fn row_products_for(&self, row: u32, wanted: &[u32], input: &PreparedInput, out: &mut Vec<f32>) {
-        let OwnedScales::Tensor(scale) = self.scales else {
-            unreachable!("layouts with rows of their own have one scale")
-        };
-        SUMS.with_borrow_mut(|sums| {
-            sums.resize(wanted.len(), 0);
-            self.plan.row_sums_for(self.data(), row, &input.lines, input.n_vectors, wanted, sums);
-            out.resize(wanted.len(), 0.0);
-            for ((out, sum), v) in out.iter_mut().zip(&*sums).zip(wanted) {
-                let activation_scale = input.scales[*v as usize];
-                MatrixPlan::scale_rows(&[*sum], scale, activation_scale, std::slice::from_mut(out));
-            }
+            MatrixPlan::scale_rows(sums, scale, input.scales[v], out);
         });
     }
 }

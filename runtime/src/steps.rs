@@ -1,6 +1,7 @@
 //! What every step through a model needs beside the sequences themselves: threads, tables, memory.
 
 use crate::error::{Error, Result};
+use crate::feed_forward::PositiveGates;
 use crate::forward::{Forward, RopeTables};
 use crate::kv_cache::{KvCache, Span};
 use crate::model::Inner;
@@ -63,6 +64,7 @@ pub(crate) struct Steps {
     /// Steps to go for which the whole head is read, since the copy left too many rows.
     full_steps: u32,
     pub(crate) skipped: Skipped,
+    gates: PositiveGates,
     scratch: Scratch,
     /// While there is one, the parts of the work are timed.
     pub(crate) profile: Option<Profile>,
@@ -76,6 +78,7 @@ impl Steps {
             partial_steps: 0,
             full_steps: 0,
             skipped: Skipped::default(),
+            gates: PositiveGates::new(),
             scratch: Scratch::default(),
             profile: None,
             model,
@@ -202,6 +205,7 @@ impl Steps {
             spans,
             rope: &mut self.rope,
             skipped: &mut self.skipped,
+            gates: &mut self.gates,
             scratch: &mut self.scratch,
             observer,
         }
