@@ -19,9 +19,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tritone_kernels::float::FloatKernels;
 use tritone_kernels::kernel::Operation;
 
-/// Rows of gate and up that one work item multiplies with all tokens: few, so that what it makes stays in the
-/// second cache.
+/// Rows of gate and up that one work item multiplies with many tokens: few, so that what it makes stays in the second
+/// cache.
 const ITEM_ROWS: usize = 64;
+
+/// With few tokens an item has more rows, so that each token wants several, but no more than so many outputs of both.
+const MAX_ITEM_OUTPUTS: usize = 2048;
+const MAX_ITEM_ROWS: usize = 512;
 
 thread_local! {
     /// A work item's gates, ups and what is made of them.
@@ -32,9 +36,6 @@ thread_local! {
     /// Rows of up that a work item wants for one token, and their products.
     static WANTED: RefCell<(Vec<u32>, Vec<f32>)> = const { RefCell::new((Vec::new(), Vec::new())) };
 }
-
-/// Rows of gate and up that one work item multiplies with a single token at most.
-const MAX_ROWS_OF_ONE: usize = 512;
 
 /// The share of gates that were positive lately.
 #[derive(Debug)]
@@ -93,7 +94,7 @@ impl<O: Observer> Forward<'_, O> {
         }
         let alone = (inputs[alone].operation() == Operation::Gemv).then_some(alone);
         let step = gate.tile_rows().max(up.tile_rows());
-        let most = if n == 1 { rows.div_ceil(4 * self.pool.n_threads()).min(MAX_ROWS_OF_ONE) } else { ITEM_ROWS };
+        let most = rows.div_ceil(4 * self.pool.n_threads()).min(MAX_ITEM_OUTPUTS / n).clamp(ITEM_ROWS, MAX_ITEM_ROWS);
         let step = step * (most / step).max(1);
         let rows_of = move |item: usize| item * step..((item + 1) * step).min(rows);
         let counts = [AtomicUsize::new(0), AtomicUsize::new(0)];

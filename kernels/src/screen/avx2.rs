@@ -3,7 +3,7 @@
 //! Bound: a pair of products is at most `2 * 15 * 128 = 3840` in magnitude, and eight pairs, the lines of a block, are
 //! summed in 16 bits: 30,720. The two halves of the bytes have sums of their own.
 
-use super::lanes::{Digits, Nibbles, Operation, Simd, Step};
+use super::lanes::{Digits, Nibbles, Operation, Short, Simd, Step};
 use crate::isa::{Isa, Level};
 use core::arch::x86_64::*;
 
@@ -23,7 +23,7 @@ impl Simd for Avx2 {
     type Floats = [__m256; 2];
 
     #[inline(always)]
-    fn tile_block<const N: usize>(self, block: &[Nibbles; 8], states: [&Step; N], half: usize) -> [Self::Ints; N] {
+    fn tile_block<const N: usize>(self, block: &[Nibbles; 8], states: [&Short; N], half: usize) -> [Self::Ints; N] {
         // SAFETY: needs AVX2; `self` exists only if `Avx2::new` saw it.
         unsafe { tile_block(block, states, half) }
     }
@@ -51,6 +51,12 @@ impl Simd for Avx2 {
     fn widen_two(self, bytes: [u8; 2]) -> Self::Floats {
         // SAFETY: needs AVX; `self` exists only if `Avx2::new` saw AVX2.
         bytes.map(|byte| unsafe { _mm256_set1_ps(f32::from(byte)) })
+    }
+
+    #[inline(always)]
+    fn times(self, scales: Self::Floats, factor: f32) -> Self::Floats {
+        // SAFETY: needs AVX; `self` exists only if `Avx2::new` saw AVX2.
+        scales.map(|scales| unsafe { _mm256_mul_ps(scales, _mm256_set1_ps(factor)) })
     }
 
     #[inline(always)]
@@ -87,22 +93,22 @@ fn instance<O: Operation>(proof: Avx2, operation: O) -> O::Output {
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn tile_block<const N: usize>(block: &[Nibbles; 8], states: [&Step; N], half: usize) -> [[__m256i; 2]; N] {
+fn tile_block<const N: usize>(block: &[Nibbles; 8], states: [&Short; N], half: usize) -> [[__m256i; 2]; N] {
     let mut out = [[_mm256_setzero_si256(); 2]; N];
-    for (state, out) in states.iter().zip(&mut out) {
-        let less = _mm256_set1_epi32(state.blocks[half]);
-        for (eight, out) in out.iter_mut().enumerate() {
-            // Of the two halves of the bytes, coarse and fine.
-            let mut sums = [[_mm256_setzero_si256(); 2]; 2];
-            for (line, lane) in block.iter().zip(8 * half..) {
-                let nibbles = halves(load(&bytemuck::cast_ref::<_, [[u8; 32]; 2]>(line)[eight]));
-                for (sums, (nibbles, digits)) in sums.iter_mut().zip(nibbles.into_iter().zip([&state.low, &state.high]))
-                {
-                    sums[0] = _mm256_add_epi16(sums[0], _mm256_maddubs_epi16(nibbles, all(digits.coarse[lane])));
-                    sums[1] = _mm256_add_epi16(sums[1], _mm256_maddubs_epi16(nibbles, all(digits.fine[lane])));
-                }
+    let two = _mm256_set1_epi16(2);
+    for eight in 0..2 {
+        // Of each state, of the two halves of the bytes.
+        let mut sums = [[_mm256_setzero_si256(); 2]; N];
+        for (line, lane) in block.iter().zip(8 * half..) {
+            let [low, high] = halves(load(&bytemuck::cast_ref::<_, [[u8; 32]; 2]>(line)[eight]));
+            for (sums, state) in sums.iter_mut().zip(states) {
+                sums[0] = _mm256_add_epi16(sums[0], _mm256_maddubs_epi16(low, all(state.low[lane])));
+                sums[1] = _mm256_add_epi16(sums[1], _mm256_maddubs_epi16(high, all(state.high[lane])));
             }
-            *out = finish(sums, less);
+        }
+        for ((out, [low, high]), state) in out.iter_mut().zip(sums).zip(states) {
+            let sum = _mm256_add_epi32(_mm256_madd_epi16(low, two), _mm256_madd_epi16(high, two));
+            out[eight] = _mm256_add_epi32(sum, _mm256_set1_epi32(state.less[half]));
         }
     }
     out
@@ -120,7 +126,7 @@ fn row_step(line: &Nibbles, state: &Step) -> [__m256i; 2] {
         let both = |nibbles: __m256i, digits: &Digits| [dot(nibbles, &digits.coarse), dot(nibbles, &digits.fine)];
         let less = load(&bytemuck::cast_ref::<_, [[u8; 32]; 2]>(&state.less)[eight]);
         let (low, high) = (both(low, &state.low), both(high, &state.high));
-        *out = finish([[_mm256_add_epi16(low[0], high[0]), _mm256_add_epi16(low[1], high[1])]], less);
+        *out = finish([_mm256_add_epi16(low[0], high[0]), _mm256_add_epi16(low[1], high[1])], less);
     }
     out
 }
@@ -128,14 +134,10 @@ fn row_step(line: &Nibbles, state: &Step) -> [__m256i; 2] {
 /// `2 * sum + less` of sums of coarse and fine digits.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn finish<const N: usize>(sums: [[__m256i; 2]; N], less: __m256i) -> __m256i {
-    let weights = [_mm256_set1_epi16(512), _mm256_set1_epi16(2)];
-    let mut total = less;
-    for [coarse, fine] in sums {
-        total = _mm256_add_epi32(total, _mm256_madd_epi16(coarse, weights[0]));
-        total = _mm256_add_epi32(total, _mm256_madd_epi16(fine, weights[1]));
-    }
-    total
+fn finish([coarse, fine]: [__m256i; 2], less: __m256i) -> __m256i {
+    let coarse = _mm256_madd_epi16(coarse, _mm256_set1_epi16(512));
+    let fine = _mm256_madd_epi16(fine, _mm256_set1_epi16(2));
+    _mm256_add_epi32(_mm256_add_epi32(coarse, fine), less)
 }
 
 /// The low and the high halves of bytes.

@@ -2,9 +2,9 @@
 //!
 //! * High halves of bytes are multiplied where they are, as `16 * nibble`, and their sums shifted: exact, and
 //!   saves a shift for each line. Bound: `8 * 4 * 240 * 128` is below 2^20 for a digit.
-//! * Each digit of each half has a sum of its own: four chains, as many as hide the latency.
+//! * Each half has a sum of its own, and so has each digit of 15-bit activations; blocks do not wait for each other.
 
-use super::lanes::{Nibbles, Operation, Simd, Step};
+use super::lanes::{Nibbles, Operation, Short, Simd, Step};
 use crate::isa::{Isa, Level};
 use core::arch::x86_64::*;
 
@@ -25,7 +25,7 @@ impl Simd for Avx512Vnni {
     const TILES_AHEAD: usize = 96 * 64;
 
     #[inline(always)]
-    fn tile_block<const N: usize>(self, block: &[Nibbles; 8], states: [&Step; N], half: usize) -> [Self::Ints; N] {
+    fn tile_block<const N: usize>(self, block: &[Nibbles; 8], states: [&Short; N], half: usize) -> [Self::Ints; N] {
         // SAFETY: needs AVX-512 with VNNI; `self` exists only if `Avx512Vnni::new` saw it.
         unsafe { tile_block(block, states, half) }
     }
@@ -55,6 +55,12 @@ impl Simd for Avx512Vnni {
             let bytes = _mm_shuffle_epi8(_mm_set1_epi16(i16::from_le_bytes(bytemuck::cast(bytes))), each);
             _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes))
         }
+    }
+
+    #[inline(always)]
+    fn times(self, scales: Self::Floats, factor: f32) -> Self::Floats {
+        // SAFETY: needs AVX-512 F; `self` exists only if `Avx512Vnni::new` saw a level with it.
+        unsafe { _mm512_mul_ps(scales, _mm512_set1_ps(factor)) }
     }
 
     #[inline(always)]
@@ -88,47 +94,22 @@ fn instance<O: Operation>(proof: Avx512Vnni, operation: O) -> O::Output {
     operation.run(proof)
 }
 
-/// Sums of one state: of each half of the bytes, of each digit.
-#[derive(Clone, Copy)]
-struct Sums {
-    low: [__m512i; 2],
-    high: [__m512i; 2],
-}
-
-impl Sums {
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    fn new() -> Sums {
-        Sums { low: [_mm512_setzero_si512(); 2], high: [_mm512_setzero_si512(); 2] }
-    }
-
-    /// `2 * sum + less`
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    fn finish(self, less: __m512i) -> __m512i {
-        let digit = |i: usize| _mm512_add_epi32(self.low[i], _mm512_srai_epi32::<4>(self.high[i]));
-        let (coarse, fine) = (digit(0), digit(1));
-        _mm512_add_epi32(_mm512_add_epi32(_mm512_slli_epi32::<9>(coarse), _mm512_slli_epi32::<1>(fine)), less)
-    }
-}
-
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn tile_block<const N: usize>(block: &[Nibbles; 8], states: [&Step; N], half: usize) -> [__m512i; N] {
-    let mut sums = [Sums::new(); N];
+fn tile_block<const N: usize>(block: &[Nibbles; 8], states: [&Short; N], half: usize) -> [__m512i; N] {
+    let mut sums = [[_mm512_setzero_si512(); 2]; N];
     for (i, line) in block.iter().enumerate() {
         let [low, high] = halves(load(line));
         let lane = 8 * half + i;
         for (sums, state) in sums.iter_mut().zip(states) {
-            sums.low[0] = _mm512_dpbusd_epi32(sums.low[0], low, all(state.low.coarse[lane]));
-            sums.low[1] = _mm512_dpbusd_epi32(sums.low[1], low, all(state.low.fine[lane]));
-            sums.high[0] = _mm512_dpbusd_epi32(sums.high[0], high, all(state.high.coarse[lane]));
-            sums.high[1] = _mm512_dpbusd_epi32(sums.high[1], high, all(state.high.fine[lane]));
+            sums[0] = _mm512_dpbusd_epi32(sums[0], low, all(state.low[lane]));
+            sums[1] = _mm512_dpbusd_epi32(sums[1], high, all(state.high[lane]));
         }
     }
     let mut out = [_mm512_setzero_si512(); N];
-    for i in 0..N {
-        out[i] = sums[i].finish(_mm512_set1_epi32(states[i].blocks[half]));
+    for ((out, sums), state) in out.iter_mut().zip(sums).zip(states) {
+        let less = _mm512_set1_epi32(state.less[half]);
+        *out = _mm512_add_epi32(_mm512_slli_epi32::<1>(joined(sums)), less);
     }
     out
 }
@@ -140,11 +121,17 @@ fn row_step(line: &Nibbles, state: &Step) -> __m512i {
     let zero = _mm512_setzero_si512();
     let dot =
         |nibbles: __m512i, digits: &[[i8; 4]; 16]| _mm512_dpbusd_epi32(zero, nibbles, load(bytemuck::cast_ref(digits)));
-    let sums = Sums {
-        low: [dot(low, &state.low.coarse), dot(low, &state.low.fine)],
-        high: [dot(high, &state.high.coarse), dot(high, &state.high.fine)],
-    };
-    sums.finish(load(bytemuck::cast_ref(&state.less)))
+    let coarse = joined([dot(low, &state.low.coarse), dot(high, &state.high.coarse)]);
+    let fine = joined([dot(low, &state.low.fine), dot(high, &state.high.fine)]);
+    let less = load(bytemuck::cast_ref(&state.less));
+    _mm512_add_epi32(_mm512_add_epi32(_mm512_slli_epi32::<9>(coarse), _mm512_slli_epi32::<1>(fine)), less)
+}
+
+/// Sums of the low halves, and of the high ones, which are 16 times as large.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn joined([low, high]: [__m512i; 2]) -> __m512i {
+    _mm512_add_epi32(low, _mm512_srai_epi32::<4>(high))
 }
 
 /// The low halves of bytes, and 16 times the high ones.

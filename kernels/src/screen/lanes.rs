@@ -8,7 +8,7 @@ pub(super) type Nibbles = [u8; 64];
 /// How many bytes of wanted rows are asked for ahead of the one in use, where rows lie apart.
 const ROWS_AHEAD: usize = 10 << 10;
 
-/// 128 activations as products read them. Lane `i` of the first three has columns `8 i` to `8 i + 7`.
+/// 128 activations as products read them. Lane `i` has columns `8 i` to `8 i + 7`.
 #[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C, align(64))]
 pub struct Step {
@@ -18,8 +18,24 @@ pub struct Step {
     pub(super) high: Digits,
     /// `-15` times the sum of the lane's activations.
     pub(super) less: [i32; 16],
-    /// The same for the two blocks; the rest is 0.
-    pub(super) blocks: [i32; 16],
+    /// The activations in eight bits, for tiles.
+    pub(super) short: Short,
+}
+
+/// Activations are `scale * digit`, the scale that of their block.
+#[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C, align(64))]
+pub(super) struct Short {
+    /// Digits of columns `8 i` to `8 i + 3`, which meet the low halves of bytes.
+    pub(super) low: [[i8; 4]; 16],
+    /// Digits of columns `8 i + 4` to `8 i + 7`, which meet the high halves.
+    pub(super) high: [[i8; 4]; 16],
+    /// `-15` times the sum of each block's digits.
+    pub(super) less: [i32; 2],
+    /// Of each block.
+    pub(super) scale: [f32; 2],
+    /// To a whole line.
+    rest: [i32; 12],
 }
 
 /// Activations are `256 * coarse + fine`.
@@ -36,7 +52,7 @@ impl Step {
         low: Digits { coarse: [[0; 4]; 16], fine: [[0; 4]; 16] },
         high: Digits { coarse: [[0; 4]; 16], fine: [[0; 4]; 16] },
         less: [0; 16],
-        blocks: [0; 16],
+        short: Short { low: [[0; 4]; 16], high: [[0; 4]; 16], less: [0; 2], scale: [0.0; 2], rest: [0; 12] },
     };
 
     /// At most 128 activations, each within the limit.
@@ -49,11 +65,37 @@ impl Step {
             digits.fine[lane][at] = fine;
             digits.coarse[lane][at] = ((code - i16::from(fine)) >> 8) as i8;
             step.less[lane] -= 15 * i32::from(*code);
-            step.blocks[i / BLOCK] -= 15 * i32::from(*code);
+        }
+        for (block, codes) in codes.chunks(BLOCK).enumerate() {
+            let largest = codes.iter().fold(0, |largest, code| largest.max(code.unsigned_abs()));
+            if largest == 0 {
+                continue;
+            }
+            step.short.scale[block] = f32::from(largest) / SHORT_LIMIT;
+            let inverse = SHORT_LIMIT / f32::from(largest);
+            for (i, code) in (block * BLOCK..).zip(codes) {
+                let digit = libm::rintf(f32::from(*code) * inverse).clamp(-SHORT_LIMIT, SHORT_LIMIT) as i8;
+                let digits = if i % 8 < 4 { &mut step.short.low } else { &mut step.short.high };
+                digits[i / 8][i % 4] = digit;
+                step.short.less[block] -= 15 * i32::from(digit);
+            }
         }
         step
     }
+
+    /// What tiles are multiplied with instead of the activation of column `i`.
+    ///
+    /// # Panics
+    /// A step has not so many columns.
+    #[must_use]
+    pub fn short(&self, i: usize) -> f64 {
+        let digits = if i % 8 < 4 { &self.short.low } else { &self.short.high };
+        f64::from(self.short.scale[i / BLOCK]) * f64::from(digits[i / 8][i % 4])
+    }
 }
+
+/// The largest magnitude of digits in eight bits.
+const SHORT_LIMIT: f32 = 127.0;
 
 /// Bytes of a tile for each step.
 const STEP_BYTES: usize = TILE * (STEP / 2 + STEP / BLOCK);
@@ -71,7 +113,7 @@ pub(super) trait Simd: Copy {
 
     /// Of each lane and state `2 * (nibbles . activations) + less`: a block of a tile, lanes are rows. `half` says which
     /// block of the step.
-    fn tile_block<const N: usize>(self, block: &[Nibbles; 8], states: [&Step; N], half: usize) -> [Self::Ints; N];
+    fn tile_block<const N: usize>(self, block: &[Nibbles; 8], states: [&Short; N], half: usize) -> [Self::Ints; N];
 
     /// Of each lane `2 * (nibbles . activations) + less`: a step of a row, lanes are columns.
     fn row_step(self, line: &Nibbles, state: &Step) -> Self::Ints;
@@ -84,6 +126,9 @@ pub(super) trait Simd: Copy {
 
     /// The first byte in the first eight lanes, the second in the others.
     fn widen_two(self, bytes: [u8; 2]) -> Self::Floats;
+
+    /// `scales * factor`
+    fn times(self, scales: Self::Floats, factor: f32) -> Self::Floats;
 
     /// `sums + scales * products`, rounded once.
     fn add(self, sums: Self::Floats, products: Self::Ints, scales: Self::Floats) -> Self::Floats;
@@ -163,10 +208,10 @@ impl Tiles<'_> {
                 }
                 for half in 0..2 {
                     let block = &blocks[s][half];
-                    let products = simd.tile_block(block, step, half);
+                    let products = simd.tile_block(block, step.map(|step| &step.short), half);
                     let scales = simd.widen(&scales[s][half]);
                     for i in 0..N {
-                        sums[i] = simd.add(sums[i], products[i], scales);
+                        sums[i] = simd.add(sums[i], products[i], simd.times(scales, step[i].short.scale[half]));
                     }
                 }
             }

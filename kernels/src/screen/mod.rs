@@ -1,5 +1,5 @@
 //! Integer products that screen the rows of an output head: a copy of it in 8 bits, read four bits at a time, times
-//! 15-bit activations.
+//! activations of 8 bits and then of 15.
 //!
 //! ```text
 //! row r, column c in block b of 64:   weight ~ scale[r] * part[r][b] * (code - 127.5),   code = 16 high + low
@@ -9,13 +9,15 @@
 //! ```
 //!
 //! The high nibbles of all rows are read first ([`tiles`]), the low ones only of rows that may still matter ([`rows`]).
-//! So the high ones lie in tiles of 16 rows, each 32-bit lane a row of its own, and the low ones row by row.
+//! So the high ones lie in tiles of 16 rows, each 32-bit lane a row of its own, and the low ones row by row. The high ones
+//! meet activations rounded to 8 bits, with a scale for each block ([`Step::short`]): what that loses is a small part of
+//! what the low nibbles would say, and it halves the work. The low ones meet 15 bits.
 //!
 //! **Exact.** Sums within a block are integers below 2^24 (`64 * 15 *` [`LIMIT`]), so that they are exact as `f32` too; blocks are
 //! joined by fused products and sums in one order. So all instruction sets give the same bits.
 //!
 //! **Digits.** `vpdpbusd` and its kin multiply unsigned with signed bytes: nibbles are unsigned as they are, and an
-//! activation is `256 * high + low` with signed digits, each multiplied by itself.
+//! activation of 15 bits is `256 * high + low` with signed digits, each multiplied by itself.
 
 mod lanes;
 mod pack;
@@ -88,7 +90,8 @@ impl Shape {
     /// activation.
     #[must_use]
     pub fn rounding(self) -> f64 {
-        // A rounding for each block, or for each step and four in a tree of lanes, and room for their products.
+        // A rounding for each block and one of its scale, or for each step and four in a tree of lanes, and room for
+        // their products.
         (self.n_blocks() + 8) as f64 / f64::from(1 << 24)
     }
 
@@ -147,7 +150,8 @@ pub fn pack_row(isa: Isa, shape: Shape, weights: &[f32], place: usize, tile: &mu
     run(isa, PackRow { shape, weights, place, tile, row })
 }
 
-/// Products of tiles of high nibbles with some states, each [`Shape::n_steps`] steps: `out` is `[state][row]`.
+/// Products of tiles of high nibbles with some states in eight bits ([`Step::short`]), each [`Shape::n_steps`] steps: `out` is
+/// `[state][row]`.
 ///
 /// # Panics
 /// A length does not fit the others.

@@ -4,7 +4,7 @@
 //! block, are summed in 16 bits: 30,720. `sdot` takes nibbles as signed bytes, which are the same numbers; it is
 //! written in assembly because its intrinsic is not stable yet.
 
-use super::lanes::{Nibbles, Operation, Simd, Step};
+use super::lanes::{Nibbles, Operation, Short, Simd, Step};
 use crate::isa::{Isa, Level};
 use core::arch::aarch64::*;
 use core::arch::asm;
@@ -25,7 +25,7 @@ impl<const DOTPROD: bool> Simd for Neon<DOTPROD> {
     type Floats = [float32x4_t; 4];
 
     #[inline(always)]
-    fn tile_block<const N: usize>(self, block: &[Nibbles; 8], states: [&Step; N], half: usize) -> [Self::Ints; N] {
+    fn tile_block<const N: usize>(self, block: &[Nibbles; 8], states: [&Short; N], half: usize) -> [Self::Ints; N] {
         if DOTPROD {
             // SAFETY: needs `dotprod`; this `self` exists only if `Neon::new` saw it.
             unsafe { tile_block_dotprod(block, states, half) }
@@ -66,6 +66,12 @@ impl<const DOTPROD: bool> Simd for Neon<DOTPROD> {
     }
 
     #[inline(always)]
+    fn times(self, scales: Self::Floats, factor: f32) -> Self::Floats {
+        // SAFETY: needs NEON; `self` exists only if `Neon::new` saw it.
+        scales.map(|scales| unsafe { vmulq_n_f32(scales, factor) })
+    }
+
+    #[inline(always)]
     fn add(self, sums: Self::Floats, products: Self::Ints, scales: Self::Floats) -> Self::Floats {
         // SAFETY: needs NEON; `self` exists only if `Neon::new` saw it.
         core::array::from_fn(|i| unsafe { vfmaq_f32(sums[i], vcvtq_f32_s32(products[i]), scales[i]) })
@@ -103,20 +109,19 @@ fn instance_dotprod<O: Operation>(proof: Neon<true>, operation: O) -> O::Output 
 
 #[inline]
 #[target_feature(enable = "neon")]
-fn tile_block<const N: usize>(block: &[Nibbles; 8], states: [&Step; N], half: usize) -> [[int32x4_t; 4]; N] {
+fn tile_block<const N: usize>(block: &[Nibbles; 8], states: [&Short; N], half: usize) -> [[int32x4_t; 4]; N] {
     let mut out = [[vdupq_n_s32(0); 4]; N];
-    for (state, out) in states.iter().zip(&mut out) {
-        let less = vdupq_n_s32(state.blocks[half]);
-        for (four, out) in out.iter_mut().enumerate() {
-            let mut sums = [[vdupq_n_s16(0); 2]; 2];
-            for (line, lane) in block.iter().zip(8 * half..) {
-                let [low, high] = halves(load(quarter(line, four)));
-                add(&mut sums[0], low, all(state.low.coarse[lane]));
-                add(&mut sums[1], low, all(state.low.fine[lane]));
-                add(&mut sums[0], high, all(state.high.coarse[lane]));
-                add(&mut sums[1], high, all(state.high.fine[lane]));
+    for four in 0..4 {
+        let mut sums = [[vdupq_n_s16(0); 2]; N];
+        for (line, lane) in block.iter().zip(8 * half..) {
+            let [low, high] = halves(load(quarter(line, four)));
+            for (sums, state) in sums.iter_mut().zip(states) {
+                add(sums, low, all(state.low[lane]));
+                add(sums, high, all(state.high[lane]));
             }
-            *out = finish(widen(sums[0]), widen(sums[1]), less);
+        }
+        for ((out, sums), state) in out.iter_mut().zip(sums).zip(states) {
+            out[four] = twice_and(widen(sums), vdupq_n_s32(state.less[half]));
         }
     }
     out
@@ -140,22 +145,20 @@ fn row_step(line: &Nibbles, state: &Step) -> [int32x4_t; 4] {
 
 #[inline]
 #[target_feature(enable = "neon,dotprod")]
-fn tile_block_dotprod<const N: usize>(block: &[Nibbles; 8], states: [&Step; N], half: usize) -> [[int32x4_t; 4]; N] {
+fn tile_block_dotprod<const N: usize>(block: &[Nibbles; 8], states: [&Short; N], half: usize) -> [[int32x4_t; 4]; N] {
     let mut out = [[vdupq_n_s32(0); 4]; N];
-    for (state, out) in states.iter().zip(&mut out) {
-        let mut sums = [[vdupq_n_s32(0); 2]; 4];
+    for four in 0..4 {
+        // Of each state, of the two halves of the bytes: two chains, which hide some of the latency.
+        let mut sums = [[vdupq_n_s32(0); 2]; N];
         for (line, lane) in block.iter().zip(8 * half..) {
-            let digits = [&state.low, &state.high].map(|digits| [digits.coarse[lane], digits.fine[lane]]);
-            for (four, sums) in sums.iter_mut().enumerate() {
-                let halves = halves(load(quarter(line, four)));
-                for h in 0..2 {
-                    sums[0] = sdot(sums[0], halves[h], all(digits[h][0]));
-                    sums[1] = sdot(sums[1], halves[h], all(digits[h][1]));
-                }
+            let [low, high] = halves(load(quarter(line, four)));
+            for (sums, state) in sums.iter_mut().zip(states) {
+                sums[0] = sdot(sums[0], low, all(state.low[lane]));
+                sums[1] = sdot(sums[1], high, all(state.high[lane]));
             }
         }
-        for (out, [coarse, fine]) in out.iter_mut().zip(sums) {
-            *out = finish(coarse, fine, vdupq_n_s32(state.blocks[half]));
+        for ((out, [low, high]), state) in out.iter_mut().zip(sums).zip(states) {
+            out[four] = twice_and(vaddq_s32(low, high), vdupq_n_s32(state.less[half]));
         }
     }
     out
@@ -191,6 +194,13 @@ fn add(sums: &mut [int16x8_t; 2], nibbles: int8x16_t, digits: int8x16_t) {
 #[target_feature(enable = "neon")]
 fn widen(sums: [int16x8_t; 2]) -> int32x4_t {
     vpaddq_s32(vpaddlq_s16(sums[0]), vpaddlq_s16(sums[1]))
+}
+
+/// `2 * sum + less`
+#[inline]
+#[target_feature(enable = "neon")]
+fn twice_and(sum: int32x4_t, less: int32x4_t) -> int32x4_t {
+    vaddq_s32(vshlq_n_s32::<1>(sum), less)
 }
 
 /// `2 * (256 * coarse + fine) + less`

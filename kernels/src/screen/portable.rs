@@ -1,6 +1,6 @@
 //! The definition of every product, and what a CPU without a better instance runs.
 
-use super::lanes::{Digits, Nibbles, Simd, Step};
+use super::lanes::{Digits, Nibbles, Short, Simd, Step};
 use crate::float::fused::fused;
 
 /// Sixteen values in memory.
@@ -12,12 +12,15 @@ impl Simd for Portable {
     type Floats = [f32; 16];
 
     #[inline(always)]
-    fn tile_block<const N: usize>(self, block: &[Nibbles; 8], states: [&Step; N], half: usize) -> [Self::Ints; N] {
+    fn tile_block<const N: usize>(self, block: &[Nibbles; 8], states: [&Short; N], half: usize) -> [Self::Ints; N] {
         states.map(|state| {
-            let mut sums = [state.blocks[half]; 16];
+            let mut sums = [state.less[half]; 16];
             for (line, i) in block.iter().zip(8 * half..) {
-                for (lane, bytes) in line.as_chunks::<4>().0.iter().enumerate() {
-                    sums[lane] += 2 * dot(bytes, state, i);
+                let digits = state.low[i].into_iter().zip(state.high[i]);
+                for (sum, bytes) in sums.iter_mut().zip(line.as_chunks::<4>().0) {
+                    for (byte, (low, high)) in bytes.iter().zip(digits.clone()) {
+                        *sum += 2 * (i32::from(byte & 15) * i32::from(low) + i32::from(byte >> 4) * i32::from(high));
+                    }
                 }
             }
             sums
@@ -48,6 +51,11 @@ impl Simd for Portable {
         let mut lanes = [f32::from(a); 16];
         lanes[8..].fill(f32::from(b));
         lanes
+    }
+
+    #[inline(always)]
+    fn times(self, scales: Self::Floats, factor: f32) -> Self::Floats {
+        scales.map(|scale| scale * factor)
     }
 
     #[inline(always)]

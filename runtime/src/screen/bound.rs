@@ -1,17 +1,19 @@
 //! How large a logit can be, from what the copy of the head says of it.
 //!
-//! Row `w`, hidden state `x`; `w = q + r`, where `q` is what the codes say (or the high nibbles of the codes), and `x = c + d`, where
-//! `c` is what the rounded activations say. Then
+//! Row `w`, hidden state `x`. `w = p + h = p + l + r`: the high nibbles of the codes say `p`, the low ones `l`, and what the
+//! codes do not say is `r`. `x = c + d = s + e`: the high nibbles are multiplied with `s`, activations of 8 bits, the low ones
+//! with `c`, activations of 15. Then
 //!
 //! ```text
-//! w . x = q . c  +  q . d  +  r . x
-//! |w . x - q . c|                <=  |r| |x|  +  (|w| + |r|) |d|                  (Cauchy-Schwarz, |q| <= |w| + |r|)
-//! |estimate - q . c|             <=  f (|w| + 2 |h| + |r|) (|x| + |d|)            (rounding where blocks are joined)
+//! w . x = p . s  +  p . e  +  h . x            =  p . s  +  p . e  +  l . c  +  l . d  +  r . x
+//! |w . x - p . s|                <=  (|w| + |h|) |e|  +  |h| |x|        (Cauchy-Schwarz, |p| <= |w| + |h|)
+//! |w . x - p . s - l . c|        <=  (|w| + |h|) |e|  +  (|h| + |r|) |d|  +  |r| |x|
+//! |estimate - p . s|             <=  f (|w| + |h|) (|x| + |e|)           (rounding where blocks are joined)
+//! |estimate - l . c|             <=  f (|h| + |r|) (|x| + |d|)
 //! |logit - w . x|                <=  g |w| |x|,   g = (columns / 32 + 16) 2^-24   (rounding in 32 lanes)
 //! ```
 //!
-//! `|h|` is the norm of what the high nibbles do not say, so that what both planes multiply is at most
-//! `|w| + |h|` and `|h| + |r|`; `f` is the kernels' (`Shape::rounding`). The computed logit is a sum in 32 lanes and a tree of 5
+//! `f` is the kernels' (`Shape::rounding`). The computed logit is a sum in 32 lanes and a tree of 5
 //! (`tritone_kernels::float`): each product takes part in at most `columns / 32 + 7` roundings, so `g` has room for the
 //! second-order terms. The bound is widened by some millionths for the arithmetic here, which is in single
 //! precision. Rows whose norm is not finite or so large that a sum could overflow are *loose*: always computed. A hidden state
@@ -20,7 +22,7 @@
 //! One norm for a row and one for the state are used. Norms of blocks of them (`sum |r_b| |x_b|`) are hardly tighter where energy is
 //! spread as in trained models: of the story model's rows 0.37% instead of 0.40% were left for a greedy choice.
 
-use tritone_kernels::screen::{self, RowNotes, Shape, Step};
+use tritone_kernels::screen::{self, RowNotes, STEP, Shape, Step};
 
 /// Rows with a larger norm are loose.
 const LARGEST_NORM: f32 = 1e25;
@@ -129,9 +131,10 @@ pub(super) struct Hidden {
     /// What products of high and of low nibbles are multiplied by, beside the row's scale.
     high: f32,
     low: f32,
-    /// Norms of the state, and of what its codes do not say.
+    /// Norms of the state, and of what its codes of 8 and of 15 bits do not say.
     norm: f64,
-    residual: f64,
+    after_short: f64,
+    after_long: f64,
     /// Of the kernels' sums, and of the logits.
     rounding: [f64; 2],
 }
@@ -150,15 +153,21 @@ impl Hidden {
         let start = steps.len();
         steps.resize(start + shape.n_steps(), Step::ZERO);
         screen::prepare(&codes, &mut steps[start..]);
-        let lost = x.iter().zip(&codes).map(|(x, code)| f64::from(*x) - unit * f64::from(*code));
-        let residual = lost.map(|lost| lost * lost).sum::<f64>().sqrt();
+        let short = |col: usize| steps[start + col / STEP].short(col % STEP);
+        let (mut after_short, mut after_long) = (0.0, 0.0);
+        for (col, (x, code)) in x.iter().zip(&codes).enumerate() {
+            let lost = |code: f64| (f64::from(*x) - unit * code).powi(2);
+            after_short += lost(short(col));
+            after_long += lost(f64::from(*code));
+        }
         // Above what double precision loses in any number of columns there can be.
         let up = 1.0 + 1e-9;
         Some(Hidden {
             high: (8.0 * unit) as f32,
             low: (0.5 * unit) as f32,
             norm: norm * up,
-            residual: residual * up + norm * 1e-15,
+            after_short: after_short.sqrt() * up + norm * 1e-15,
+            after_long: after_long.sqrt() * up + norm * 1e-15,
             rounding: [shape.rounding(), (x.len() / 32 + 16) as f64 / f64::from(1 << 24)],
         })
     }
@@ -167,14 +176,15 @@ impl Hidden {
     /// nibbles, after the low ones]`.
     fn errors(&self, plane: Plane) -> [f32; 3] {
         let [of_sums, of_logit] = self.rounding;
-        let joined = of_sums * (self.norm + self.residual);
-        let of_row = self.residual + of_logit * self.norm + joined;
-        let of_rest = self.norm + self.residual + joined;
+        // What `p` and `l` are off by, and how their products are rounded.
+        let short = self.after_short + of_sums * (self.norm + self.after_short);
+        let long = self.after_long + of_sums * (self.norm + self.after_long);
+        let of_row = short + of_logit * self.norm;
         // Rounded to single precision and up.
         let up = |error: f64| (error * (1.0 + 1e-6)) as f32;
         match plane {
-            Plane::High => [up(of_row), up(of_rest), 0.0],
-            Plane::Low => [up(of_row), up(2.0 * joined), up(of_rest)],
+            Plane::High => [up(of_row), up(short + self.norm), 0.0],
+            Plane::Low => [up(of_row), up(short + long), up(long + self.norm)],
         }
     }
 }
@@ -241,11 +251,17 @@ mod tests {
             };
             prop_assert!(reaches(logit), "{logit} is above the bound of estimate {estimate:?}");
             let norms = f64::from(row_notes.norm) * hidden.norm;
-            let slack = 2.01 * f64::from(row_notes.after_high) * hidden.norm + norms * 1e-3 + 1e-30;
+            let slack = 2.01 * f64::from(row_notes.after_high) * (hidden.norm + hidden.after_short)
+                + 2.01 * f64::from(row_notes.norm) * hidden.after_short
+                + norms * 1e-3
+                + 1e-30;
             prop_assert!(!reaches((f64::from(logit) + slack) as f32), "{logit}, {estimate:?}");
             let most = notes.most(&hidden, 0, estimate[0], low[0]);
             prop_assert!(most >= logit, "{logit} is above {most}");
-            let slack = 2.01 * f64::from(row_notes.after_low) * hidden.norm + norms * 1e-3 + 1e-30;
+            let slack = 2.01 * f64::from(row_notes.after_low) * hidden.norm
+                + 2.01 * f64::from(row_notes.norm + row_notes.after_high) * hidden.after_short
+                + norms * 1e-3
+                + 1e-30;
             prop_assert!(f64::from(most) <= f64::from(logit) + slack, "{logit}, {most}");
         }
     }

@@ -159,4 +159,3 @@ pub(crate) fn run_rows(geometry: &Geometry, data: &[u8], rows: &[u32], prepared:
         *sum = products - total;
     }
 }
-
