@@ -10,6 +10,7 @@ use crate::weights::{Layer, Weights};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tritone_kernels::kernel::Operation;
+use tritone_kernels::line::Line;
 
 /// Bytes that the forward pass of one token reads, as the layouts in use have them.
 ///
@@ -164,9 +165,10 @@ impl Model {
         // Any values will do: no kernel looks at them before it multiplies.
         let x: Vec<f32> = (0..linear.cols()).map(|i| (i % 255) as f32 - 127.0).collect();
         let operation = linear.operation(n_vectors);
-        let mut lines = Vec::new();
+        let mut lines = vec![Line::ZERO; PreparedInput::n_lines(linear, n_vectors, operation)];
+        let vectors = lines.chunks_exact_mut(linear.vector_lines(operation));
         let notes: Vec<_> =
-            (0..n_vectors).map(|_| linear.prepare_vector(&self.inner.float, &x, operation, &mut lines)).collect();
+            vectors.map(|lines| linear.prepare_vector(&self.inner.float, &x, operation, lines)).collect();
         let mut input = PreparedInput::new(linear, n_vectors, operation, lines);
         for (i, notes) in notes.iter().enumerate() {
             input.set_scales(i, notes);

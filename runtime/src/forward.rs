@@ -20,6 +20,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use tritone_kernels::float::{self, FloatKernels};
 use tritone_kernels::kernel::Operation;
+use tritone_kernels::line::Line;
 
 /// Cosines and sines of the positions used so far, `[position][rope_dim / 2]`.
 pub(crate) struct RopeTables {
@@ -205,38 +206,51 @@ impl<O: Observer> Forward<'_, O> {
         let lines = self.scratch.take_lines(PreparedInput::n_lines(linear, n, operation));
         let mut prepared = PreparedInput::new(linear, n, operation, lines);
         let eps = self.model.config.rms_eps;
-        let n_threads = self.pool.n_threads();
-        let buffers = (0..n_threads).map(|_| self.scratch.take_empty_lines()).collect();
-        let notes = Mutex::new(Vec::with_capacity(n));
-        let input = (Arc::clone(self.model), Arc::clone(linear), norm.cloned(), Arc::clone(x), notes);
-        let ((.., notes), buffers) = self.pool.run_in(
-            buffers,
-            input,
-            n,
-            n.div_ceil(4 * n_threads).max(1),
-            move |(model, linear, norm, x, notes), items, out| {
+        // Vector `i` to its lines.
+        let one =
+            move |model: &Inner, linear: &Linear, norm: Option<&Arc<[f32]>>, x: &States, i: usize, out: &mut [Line]| {
                 ROOM.with_borrow_mut(|(room, normed)| {
+                    let began = O::now();
+                    let row = x.row(i, room);
+                    let normed = norm.map(|weight| {
+                        normed.resize(cols, 0.0);
+                        model.float.rms_norm(row, weight, eps, normed);
+                        &*normed
+                    });
+                    let norm_nanos = O::nanos_since(began);
+                    let began = O::now();
+                    let note = linear.prepare_vector(&model.float, normed.map_or(row, |x| x), operation, out);
+                    (i, norm_nanos, O::nanos_since(began), note)
+                })
+            };
+        let notes = if n == 1 {
+            // Tables may be larger than what they are multiplied with: they are written where they are read.
+            vec![one(self.model, linear, norm, x, 0, prepared.lines_mut())]
+        } else {
+            let n_threads = self.pool.n_threads();
+            let buffers = (0..n_threads).map(|_| self.scratch.take_empty_lines()).collect();
+            let notes = Mutex::new(Vec::with_capacity(n));
+            let input = (Arc::clone(self.model), Arc::clone(linear), norm.cloned(), Arc::clone(x), notes);
+            let ((.., notes), buffers) = self.pool.run_in(
+                buffers,
+                input,
+                n,
+                n.div_ceil(4 * n_threads).max(1),
+                move |(model, linear, norm, x, notes), items, out: &mut Vec<Line>| {
                     for i in items {
-                        let began = O::now();
-                        let row = x.row(i, room);
-                        let normed = norm.as_ref().map(|weight| {
-                            normed.resize(cols, 0.0);
-                            model.float.rms_norm(row, weight, eps, normed);
-                            &*normed
-                        });
-                        let norm_nanos = O::nanos_since(began);
-                        let began = O::now();
-                        let note = linear.prepare_vector(&model.float, normed.map_or(row, |x| x), operation, out);
-                        let note = (i, norm_nanos, O::nanos_since(began), note);
+                        let start = out.len();
+                        out.resize(start + linear.vector_lines(operation), Line::ZERO);
+                        let note = one(model, linear, norm.as_ref(), x, i, &mut out[start..]);
                         notes.lock().unwrap_or_else(PoisonError::into_inner).push(note);
                     }
-                });
-            },
-            |items, lines| prepared.set_lines(items.start, lines),
-        );
-        buffers.into_iter().for_each(|buffer| self.scratch.give_lines(buffer));
+                },
+                |items, lines| prepared.set_lines(items.start, lines),
+            );
+            buffers.into_iter().for_each(|buffer| self.scratch.give_lines(buffer));
+            notes.into_inner().unwrap_or_else(PoisonError::into_inner)
+        };
         let (mut norm_nanos, mut quantise_nanos, mut n_nonzero) = (0, 0, 0);
-        for (i, norm, quantise, notes) in notes.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        for (i, norm, quantise, notes) in notes {
             prepared.set_scales(i, &notes);
             n_nonzero += notes.n_nonzero;
             norm_nanos += norm;
@@ -370,11 +384,17 @@ const MAX_GROUP_ROWS: usize = 512;
 const MAX_GROUP_OUTPUTS: usize = 1 << 15;
 const MIN_GROUP_ROWS: usize = 64;
 
+/// Rows that kernels like to take together: four tiles of T5 share one pass over its tables, a tile of C2 has as many.
+const SHARING_ROWS: usize = 256;
+
 /// Work items that cover all rows of some matrices for so many vectors: a group of neighbouring tiles of one matrix each.
 pub(crate) fn items<L: AsRef<Linear>>(linears: &[L], n_threads: usize, n_vectors: usize) -> Vec<(usize, Range<usize>)> {
     let total_rows: usize = linears.iter().map(|linear| linear.as_ref().rows()).sum();
     let most = (MAX_GROUP_OUTPUTS / n_vectors.max(1)).clamp(MIN_GROUP_ROWS, MAX_GROUP_ROWS);
-    let group_rows = (total_rows / (4 * n_threads)).clamp(1, most);
+    let mut group_rows = (total_rows / (4 * n_threads)).clamp(1, most);
+    if most >= SHARING_ROWS && group_rows >= SHARING_ROWS / 2 {
+        group_rows = (group_rows / SHARING_ROWS).max(1) * SHARING_ROWS;
+    }
     let mut items = Vec::new();
     for (i, linear) in linears.iter().enumerate() {
         let linear = linear.as_ref();

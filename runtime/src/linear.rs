@@ -81,7 +81,7 @@ impl PreparedInput {
 
     /// Lines of `n_vectors` vectors.
     pub(crate) fn n_lines(linear: &Linear, n_vectors: usize, operation: Operation) -> usize {
-        n_vectors * linear.plan.prepared_lines(operation)
+        n_vectors * linear.vector_lines(operation)
     }
 
     pub(crate) fn n_vectors(&self) -> usize {
@@ -90,6 +90,11 @@ impl PreparedInput {
 
     pub(crate) fn operation(&self) -> Operation {
         self.operation
+    }
+
+    /// Where a single vector's lines are to be.
+    pub(crate) fn lines_mut(&mut self) -> &mut [Line] {
+        &mut self.lines
     }
 
     /// Sets neighbouring vectors, the first of which is vector `i`.
@@ -289,6 +294,11 @@ impl Linear {
         self.data().len() + scales * size_of::<f32>()
     }
 
+    /// Lines of a vector in the form of an operation.
+    pub(crate) fn vector_lines(&self, operation: Operation) -> usize {
+        self.plan.prepared_lines(operation)
+    }
+
     /// Scales that one vector of activations has.
     fn activation_scales(&self) -> usize {
         self.cols() / self.activation_block
@@ -301,13 +311,14 @@ impl Linear {
         }
     }
 
-    /// Norms one vector if a norm stands before this matrix, quantises it, and appends it in the form of an operation.
+    /// Norms one vector if a norm stands before this matrix, quantises it, and writes it in the form of an operation to `out`,
+    /// [`Linear::vector_lines`].
     pub(crate) fn prepare_vector(
         &self,
         float: &FloatKernels,
         x: &[f32],
         operation: Operation,
-        out: &mut Vec<Line>,
+        out: &mut [Line],
     ) -> VectorNotes {
         let Some((weight, eps)) = &self.norm else {
             return self.quantise_vector(float, x, operation, out);
@@ -319,20 +330,12 @@ impl Linear {
         })
     }
 
-    fn quantise_vector(
-        &self,
-        float: &FloatKernels,
-        x: &[f32],
-        operation: Operation,
-        out: &mut Vec<Line>,
-    ) -> VectorNotes {
+    fn quantise_vector(&self, float: &FloatKernels, x: &[f32], operation: Operation, out: &mut [Line]) -> VectorNotes {
         CODES.with_borrow_mut(|codes| {
             codes.resize(x.len(), 0);
             let mut scales = vec![0.0; self.activation_scales()];
             activations::quantize(float, x, self.activation_block, codes, &mut scales);
-            let start = out.len();
-            out.resize(start + self.plan.prepared_lines(operation), Line::ZERO);
-            self.plan.prepare(operation, codes, &mut out[start..]);
+            self.plan.prepare(operation, codes, out);
             // In runs that a byte can count: the compiler makes vectors of it.
             let nonzero = |codes: &[i8]| usize::from(codes.iter().map(|code| u8::from(*code != 0)).sum::<u8>());
             VectorNotes { scales, n_nonzero: codes.chunks(128).map(nonzero).sum() }

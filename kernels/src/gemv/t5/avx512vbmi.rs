@@ -37,7 +37,7 @@
 
 use crate::format::Geometry;
 use crate::format::t5::{GROUP, TILE_ROWS as ROWS};
-use crate::gemv::avx512::{BASE, add_bytes, load, store, to_words};
+use crate::gemv::avx512::{BASE, add_bytes, load, to_words};
 use crate::line::Line;
 use core::arch::x86_64::*;
 use core::ops::Range;
@@ -136,28 +136,27 @@ fn write_table(codes: [i8; GROUP], table: &mut Table) {
     }
     let (first, _) = FIRST.as_chunks::<32>();
     let (last, _) = LAST.as_chunks::<32>();
-    let mut entries = [0; 128];
-    let (quarters, _) = entries.as_chunks_mut::<32>();
-    for (i, quarter) in quarters.iter_mut().enumerate() {
-        let entry = _mm512_add_epi16(
+    let table: &mut [[[u8; 32]; 4]; 2] = bytemuck::cast_mut(table);
+    let [low, high] = table;
+    for (i, (low, high)) in low.iter_mut().zip(high).enumerate() {
+        let entries = _mm512_add_epi16(
             _mm512_permutex2var_epi8(sums, load_words(&first[i]), sums),
             _mm512_permutex2var_epi8(sums, load_words(&last[i]), sums),
         );
-        store(bytemuck::cast_mut(quarter), entry);
-    }
-    let table: &mut [[i8; 128]; 2] = bytemuck::cast_mut(table);
-    let [low, high] = table;
-    for ((low, high), entry) in low.iter_mut().zip(high).zip(entries) {
-        (*low, *high) = digits(entry);
+        let digits = digits(entries);
+        *low = bytemuck::cast(_mm512_cvtepi16_epi8(digits[0]));
+        *high = bytemuck::cast(_mm512_cvtepi16_epi8(digits[1]));
     }
 }
 
-/// The low and the high digit of a sum. `(2 T + 63) / 126`, rounded down, is `T / 63` rounded to
-/// nearest; the multiplication gives it for every |T| <= 640 (a test goes through all of them).
-#[inline(always)]
-fn digits(sum: i16) -> (i8, i8) {
-    let high = ((i32::from(2 * sum + BASE) * 520) >> 16) as i16;
-    ((sum - high * BASE) as i8, high as i8)
+/// The low and the high digits of sums. `(2 T + 63) / 126`, rounded down, is `T / 63` rounded to
+/// nearest; the upper half of the product gives it for every |T| <= 640 (a test goes through all of them).
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn digits(sums: __m512i) -> [__m512i; 2] {
+    let base = _mm512_set1_epi16(BASE);
+    let high = _mm512_mulhi_epi16(_mm512_add_epi16(_mm512_add_epi16(sums, sums), base), _mm512_set1_epi16(520));
+    [_mm512_sub_epi16(sums, _mm512_mullo_epi16(high, base)), high]
 }
 
 /// See [`crate::kernel::RunFn`].
@@ -327,13 +326,22 @@ fn load_words(words: &[i16; 32]) -> __m512i {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::isa::{Isa, Level};
 
     /// Both digits stay within the bounds that the module's head relies on.
     #[test]
+    #[cfg_attr(miri, ignore = "needs AVX-512")]
     fn digits_are_small_and_exact() {
+        if !Isa::detect().supports(Level::Avx512Vbmi) {
+            std::println!("skipped: this processor has no AVX-512 VBMI");
+            return;
+        }
         for sum in -640..=640_i16 {
-            let (low, high) = digits(sum);
-            assert_eq!(i16::from(low) + BASE * i16::from(high), sum);
+            // SAFETY: both need AVX-512 F and BW, which the level seen above includes.
+            let [low, high] =
+                unsafe { digits(_mm512_set1_epi16(sum)) }.map(|lanes| bytemuck::cast::<_, [i16; 32]>(lanes));
+            let (low, high) = (low[7], high[7]);
+            assert_eq!(low + BASE * high, sum);
             assert!(usize::from(high.unsigned_abs()) * HIGH <= 127, "sum {sum}: high {high}");
             assert!(usize::from(low.unsigned_abs()) * LOW <= 127, "sum {sum}: low {low}");
         }
