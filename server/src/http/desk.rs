@@ -30,7 +30,8 @@ pub struct Desk {
     engine: Engine,
     /// The thread for vectors has a queue that can be full.
     vectors: Arc<Semaphore>,
-    replies: (Sender<(u64, Reply)>, Receiver<(u64, Reply)>),
+    sender: Sender<(u64, Reply)>,
+    replies: Receiver<(u64, Reply)>,
     under_way: usize,
 }
 
@@ -62,21 +63,22 @@ impl Desk {
         }));
         state.open(engine.clone());
         let vectors = Arc::new(Semaphore::new(MAX_WAITING));
-        Ok(Desk { runtime, state, engine, vectors, replies: channel(), under_way: 0 })
+        let (sender, replies) = channel();
+        Ok(Desk { runtime, state, engine, vectors, sender, replies, under_way: 0 })
     }
 
     /// Asks; the answer comes with the same ticket.
     pub fn ask(&mut self, ticket: u64, endpoint: Endpoint, body: String) {
         self.under_way += 1;
         let answer = self.runtime.spawn(answer(Arc::clone(&self.state), Arc::clone(&self.vectors), endpoint, body));
-        let replies = self.replies.0.clone();
+        let sender = self.sender.clone();
         self.runtime.spawn(async move {
             let reply = match answer.await {
                 Ok(reply) => reply,
                 Err(_) => Reply::from(Err(ApiError::new(500, "server_error", PANIC))),
             };
             // Where nobody listens any more, nobody waits for it.
-            let _ = replies.send((ticket, reply));
+            let _ = sender.send((ticket, reply));
         });
     }
 
@@ -92,7 +94,7 @@ impl Desk {
             return None;
         }
         // We hold a sender, so that only the time can end it.
-        let reply = self.replies.1.recv_timeout(patience).ok()?;
+        let reply = self.replies.recv_timeout(patience).ok()?;
         self.under_way -= 1;
         Some(reply)
     }
