@@ -3,7 +3,8 @@
 
 use serde_json::{Value, json};
 use std::fs;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::thread::sleep;
@@ -232,7 +233,7 @@ fn pipes_on_both_sides() {
     // Answers do not wait until more is asked.
     let mut child = start(&["-q", "-i", "-", "-o", "-"]);
     let mut input = child.stdin.take().unwrap();
-    let mut answers = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().unwrap()));
+    let mut answers = BufReader::new(child.stdout.take().unwrap()).lines();
     for request in requests.lines() {
         writeln!(input, "{request}").unwrap();
         let answer: Value = serde_json::from_str(&answers.next().unwrap().unwrap()).unwrap();
@@ -259,6 +260,12 @@ fn what_is_there_is_not_written_over() {
     ends(&["-i", &input, "-o", &place.path("new.jsonl"), "-c", "0"], 2, "1 or more");
     ends(&["-i", &input, "-o", &place.path("new.jsonl"), "--parallel", "2000"], 2, "from 1 to 1024");
     assert_eq!(records(fs::read(&input).unwrap()).len(), 2);
+    let left: Vec<_> = fs::read_dir(&place.0).unwrap().map(|file| file.unwrap().file_name()).collect();
+    assert_eq!(left.len(), 2, "{left:?}");
+
+    let nothing = place.put("nothing.jsonl", "\n\n");
+    ends(&["-i", &nothing, "-o", &place.path("new.jsonl")], 0, "0 lines");
+    assert_eq!(fs::read(place.path("new.jsonl")).unwrap(), b"");
 }
 
 #[test]
@@ -370,4 +377,77 @@ fn ctrl_c_keeps_what_is_done() {
     let summary: Value = serde_json::from_slice(&done.stdout).unwrap();
     assert_eq!((&summary["kept"], &summary["lines"]), (&lines.into(), &60.into()));
     assert_eq!(lasting(&output).len(), 60);
+}
+
+/// Asks a server, as a client without any library would.
+fn post(address: &str, url: &str, body: &str) -> Option<(u16, Value)> {
+    let mut stream = TcpStream::connect(address).unwrap();
+    let n = body.len();
+    write!(
+        stream,
+        "POST {url} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {n}\r\n\r\n{body}"
+    )
+    .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    Some((head.split(' ').nth(1)?.parse().ok()?, serde_json::from_str(body).ok()?))
+}
+
+/// Ends a process, whatever happens.
+struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn the_server_says_the_same() {
+    let place = Place::new("server");
+    let bodies = [
+        ("/v1/chat/completions", json!({"messages": [{"role": "user", "content": "A fox"}], "seed": 3, "n": 2})),
+        (
+            "/v1/chat/completions",
+            json!({"messages": [{"role": "user", "content": "A fox"}], "temperature": 0, "max_tokens": 30,
+                   "response_format": {"type": "json_object"}, "logprobs": true, "top_logprobs": 2}),
+        ),
+        ("/v1/completions", json!({"prompt": ["The king", [5, 6, 7]], "seed": 1, "logprobs": 3, "echo": false})),
+        ("/v1/responses", json!({"input": "A fox", "temperature": 0, "max_output_tokens": 9})),
+        ("/v1/embeddings", json!({"input": ["a", "the king"], "encoding_format": "base64"})),
+        ("/v1/completions", json!({"prompt": "a", "n": 9})),
+        ("/v1/completions", json!({"prompt": "a", "logit_bias": {"99999999": 1}})),
+        ("/v1/chat/completions", json!({"messages": [], "temprature": 1})),
+        ("/v1/embeddings", json!({"input": "a", "dimensions": 100_000})),
+    ];
+    let lines = bodies.iter().enumerate().map(|(i, (url, body))| line(&i.to_string(), url, body.clone()));
+    let (input, output) = (place.put("in.jsonl", lines.collect::<String>()), place.path("out.jsonl"));
+    ends(&["-i", &input, "-o", &output], 3, "4 of 9 lines");
+
+    let mut server = Command::new(env!("CARGO_BIN_EXE_tritone"));
+    let server = server.args(["serve", "--port", "0"]).stdin(Stdio::null()).stderr(Stdio::piped());
+    let mut server = Server(server.spawn().unwrap());
+    let mut notes = BufReader::new(server.0.stderr.take().unwrap()).lines();
+    let address = notes.find_map(|note| Some(note.unwrap().split_once("listening on http://")?.1.to_owned())).unwrap();
+    // Read on, so that the server can.
+    std::thread::spawn(move || notes.for_each(drop));
+    let mut said = String::new();
+    for (i, (url, body)) in bodies.iter().enumerate() {
+        let (status, body) = loop {
+            match post(&address, url, &body.to_string()) {
+                Some((503, _)) => sleep(Duration::from_millis(20)),
+                answer => break answer.unwrap(),
+            }
+        };
+        let (id, request) = (format!("batch_req_{}", i + 1), format!("req_{}", i + 1));
+        let response = json!({"status_code": status, "request_id": request, "body": body});
+        said += &json!({"id": id, "custom_id": i.to_string(), "response": response, "error": null}).to_string();
+        said.push('\n');
+    }
+    let expected = lasting(&place.put("said.jsonl", said));
+    for (found, expected) in lasting(&output).into_iter().zip(expected) {
+        assert_eq!(found, expected);
+    }
 }

@@ -33,7 +33,8 @@ answer to request i, whatever ended first, or says what is wrong with the reques
 the input do not count.
 
 The output grows in OUT.part and is moved to OUT when it is complete. After a crash or Ctrl-C the
-same command goes on behind the last line that is there. To begin anew, delete OUT.part.
+same command goes on behind the last line that is there, and asks nothing again. To begin anew,
+delete OUT.part.
 
 Examples:
   tritone batch -m model.gguf -i requests.jsonl -o answers.jsonl
@@ -83,9 +84,9 @@ pub fn run(args: &BatchArgs) -> Result<()> {
             "leave --json out, or give -o a file",
         ));
     }
+    let mut requests = Requests::open(&args.input)?;
     let mut answers = Answers::open(&args.output, args.force)?;
     answers.refuse_own_input(&args.input)?;
-    let mut requests = Requests::open(&args.input)?;
     let mut counts = Counts::default();
     let end = keep(&mut answers, &mut requests, &mut counts)?;
     if counts.kept > 0 && !args.model.quiet {
@@ -102,7 +103,8 @@ pub fn run(args: &BatchArgs) -> Result<()> {
     let progress = Progress::new(requests.size(), end, args.model.quiet);
     let began = Instant::now();
     let parallel = desk.engine().parallel();
-    let mut work = Work { desk, requests, answers, counts, progress, parallel, held: VecDeque::new(), held_bytes: 0 };
+    let held = VecDeque::new();
+    let mut work = Work { desk, requests, answers, counts, progress, end, parallel, held, held_bytes: 0 };
     let done = work.all();
     work.progress.finish();
     if matches!(done, Err(Stop::Interrupted)) && !args.model.quiet {
@@ -224,6 +226,8 @@ struct Work {
     answers: Answers,
     counts: Counts,
     progress: Progress,
+    /// Where the requests end whose answers are written.
+    end: u64,
     parallel: usize,
     /// In the order of the input; the first is the next to be written.
     held: VecDeque<Held>,
@@ -253,6 +257,7 @@ impl Work {
                 self.take_answer()?;
             }
             self.write()?;
+            self.progress.set(self.end, &self.counts);
         }
         Ok(())
     }
@@ -302,7 +307,7 @@ impl Work {
             self.counts.add(is_answer);
             if let Some(held) = self.held.pop_front() {
                 self.held_bytes -= held.bytes;
-                self.progress.set(held.end, &self.counts);
+                self.end = held.end;
             }
         }
         Ok(())

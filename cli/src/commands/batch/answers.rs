@@ -5,7 +5,7 @@ use crate::output::{emit, refused};
 use std::ffi::OsString;
 use std::fmt::Display;
 use std::fs::{self, File, TryLockError};
-use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use tritone_server::api::batch::{FIRST_BYTES, Record};
 
@@ -26,6 +26,8 @@ pub struct Part {
     file: File,
     /// Reads the lines of an earlier run; nothing once they have all been seen.
     earlier: Option<BufReader<File>>,
+    /// Whether it was not there before.
+    is_new: bool,
     /// Whole lines of an earlier run that have been seen.
     lines: u64,
     /// Their bytes.
@@ -132,17 +134,22 @@ impl Answers {
 
     /// Puts the complete file in its place.
     pub fn finish(self) -> Result<()> {
-        let Answers::Part(Part { path, target, file, .. }) = self else { return Ok(()) };
-        file.sync_all().map_err(|error| refused(&path, error))?;
-        fs::rename(&path, &target).map_err(|error| refused(&target, error))
+        let Answers::Part(Part { path, target, file, .. }) = &self else { return Ok(()) };
+        file.sync_all().map_err(|error| refused(path, error))?;
+        fs::rename(path, target).map_err(|error| refused(target, error))
     }
 }
 
 impl Part {
     fn open(path: PathBuf, target: PathBuf) -> Result<Part> {
         let failed = |error| refused(&path, error);
-        let mut file =
-            File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
+        let existing = File::options().read(true).write(true).open(&path);
+        let (mut file, is_new) = match existing {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                (File::options().read(true).write(true).create_new(true).open(&path).map_err(failed)?, true)
+            }
+            existing => (existing.map_err(failed)?, false),
+        };
         match file.try_lock() {
             // Where there are no locks, nobody is kept out.
             Ok(()) | Err(TryLockError::Error(_)) => {}
@@ -163,7 +170,7 @@ impl Part {
         }
         file.seek(SeekFrom::Start(0)).map_err(failed)?;
         let earlier = file.try_clone().map_err(failed)?;
-        Ok(Part { path, target, file, earlier: Some(BufReader::new(earlier)), lines: 0, bytes: 0 })
+        Ok(Part { path, target, file, earlier: Some(BufReader::new(earlier)), is_new, lines: 0, bytes: 0 })
     }
 
     fn next_kept(&mut self) -> Result<Option<Record>> {
@@ -188,6 +195,15 @@ impl Part {
                 self.lines,
                 self.path.display()
             ))),
+        }
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        // What failed before the first line leaves nothing behind.
+        if self.is_new && self.file.metadata().is_ok_and(|meta| meta.len() == 0) {
+            let _ = fs::remove_file(&self.path);
         }
     }
 }
