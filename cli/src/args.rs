@@ -1,9 +1,9 @@
 //! What can be said on the command line.
 
 use crate::commands::{
-    bench::BenchArgs, chat::ChatArgs, check::CheckArgs, compare::CompareArgs, convert::ConvertArgs, embed::EmbedArgs,
-    inspect::InspectArgs, logits::LogitsArgs, perplexity::PerplexityArgs, run::RunArgs, serve::ServeArgs,
-    synth::SynthArgs, tokenize::TokenizeArgs,
+    batch::BatchArgs, bench::BenchArgs, chat::ChatArgs, check::CheckArgs, compare::CompareArgs, convert::ConvertArgs,
+    embed::EmbedArgs, inspect::InspectArgs, logits::LogitsArgs, perplexity::PerplexityArgs, run::RunArgs,
+    serve::ServeArgs, synth::SynthArgs, tokenize::TokenizeArgs,
 };
 use crate::failure::{Result, Stop};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -14,6 +14,7 @@ use tritone_runtime::config::{Activation, ActivationScales};
 use tritone_runtime::generate::Speculation;
 use tritone_runtime::isa::Level;
 use tritone_runtime::sampler::SamplerConfig;
+use tritone_server::engine::{EngineOptions, StartError};
 
 /// The longest prompt that is read from a file or a pipe.
 const MAX_PROMPT_BYTES: u64 = 16 << 20;
@@ -29,6 +30,7 @@ const EXAMPLES: &str = "Examples:
   tritone run -m model.gguf -p 'The sky is'    continue a text
   tritone chat -m model.gguf                   talk
   tritone serve -m model.gguf                  let programs and browsers ask, over HTTP
+  tritone batch -i asked.jsonl -o said.jsonl   answer a file of requests
   tritone embed -m model.gguf -f lines.txt     texts to vectors
   tritone logits -p 'Once upon' --all --hash   a fingerprint of what the model says
   tritone inspect model.gguf                   what a file holds
@@ -81,6 +83,9 @@ Examples:
     /// Serve a model to programs and browsers, over HTTP
     #[command(after_help = format!("{}\n\n{EXIT_STATUS}", crate::commands::serve::HELP))]
     Serve(ServeArgs),
+    /// Answer a file of requests, in the format of OpenAI's Batch API
+    #[command(after_help = format!("{}\n\n{EXIT_STATUS}", crate::commands::batch::HELP))]
+    Batch(BatchArgs),
     /// Show what the model says after a prompt, for comparing engines
     #[command(after_help = format!("Examples:
   tritone logits -p 'Once upon a time'
@@ -180,6 +185,43 @@ pub struct ModelArgs {
     /// More lines about the run: the model, the seed, guessed tokens
     #[arg(short, long, conflicts_with = "quiet")]
     pub verbose: bool,
+}
+
+/// How many answers a model gives at once, and what requests call it.
+#[derive(Args)]
+pub struct EngineArgs {
+    /// Answers at once; others wait
+    #[arg(long, value_name = "N", value_parser = at_least_one, default_value_t = EngineOptions::default().parallel)]
+    parallel: usize,
+    /// What the model is called; left out: the file's name
+    #[arg(long, value_name = "NAME")]
+    alias: Option<String>,
+}
+
+impl EngineArgs {
+    /// The engine's options.
+    pub fn options(&self, model: &ModelArgs) -> EngineOptions {
+        let mut options = EngineOptions { parallel: self.parallel, context: model.context, ..EngineOptions::default() };
+        if model.chunk > 0 {
+            options.chunk = model.chunk;
+        }
+        options
+    }
+
+    /// What the model is called.
+    pub fn name(&self, path: Option<&Path>) -> String {
+        let stem = path.and_then(|path| if path.is_dir() { path.file_name() } else { path.file_stem() });
+        let given = || stem.map_or_else(|| "story".to_owned(), |stem| stem.to_string_lossy().into_owned());
+        self.alias.clone().unwrap_or_else(given)
+    }
+}
+
+/// Why an engine with these options is not started.
+pub fn not_started(error: StartError) -> Stop {
+    match error {
+        StartError::Option { .. } => Stop::usage(error, "--help has the options"),
+        error => Stop::runtime(error),
+    }
 }
 
 /// Packed layouts by name.

@@ -9,6 +9,8 @@ use tritone_runtime::error::Error;
 pub const RUNTIME: u8 = 1;
 /// The status when the command was not used as it can be.
 const USAGE: u8 = 2;
+/// The status when all was done that could be, but some of it could not.
+pub const INCOMPLETE: u8 = 3;
 /// The status after Ctrl-C, as shells have it: 128 + SIGINT.
 pub const INTERRUPTED: u8 = 130;
 

@@ -41,7 +41,9 @@ fn files_that_are_no_models_are_refused() {
 
 #[test]
 fn every_command_has_help_with_examples() {
-    for command in ["run", "chat", "embed", "logits", "inspect", "tokenize", "convert", "synth", "bench", "serve"] {
+    for command in
+        ["run", "chat", "embed", "logits", "inspect", "tokenize", "convert", "synth", "bench", "serve", "batch"]
+    {
         let output = tritone(&[command, "--help"]);
         assert!(output.status.success());
         assert!(String::from_utf8_lossy(&output.stdout).contains("Examples:"), "{command}");

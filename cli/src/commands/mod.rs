@@ -1,5 +1,6 @@
 //! One file per command.
 
+pub mod batch;
 pub mod bench;
 pub mod chat;
 pub mod check;
@@ -22,6 +23,7 @@ pub fn dispatch(cli: Cli) -> Result<()> {
     match cli.command {
         None => run::run(&cli.run),
         Some(Command::Run(args)) => run::run(&args),
+        Some(Command::Batch(args)) => batch::run(&args),
         Some(Command::Bench(args)) => bench::run(&args),
         Some(Command::Chat(args)) => chat::run(&args),
         Some(Command::Convert(args)) => convert::run(&args),

@@ -1,6 +1,6 @@
 //! `tritone serve`: a model for programs, over HTTP.
 
-use crate::args::{ModelArgs, at_least_one};
+use crate::args::{EngineArgs, ModelArgs, at_least_one, not_started};
 use crate::failure::{Result, Stop};
 use crate::load;
 use crate::output::note;
@@ -8,7 +8,7 @@ use clap::Args;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use tritone_server::engine::{EngineOptions, StartError};
+use tritone_server::engine::EngineOptions;
 use tritone_server::http::{HttpLimits, Keys, Origins, ServeError, ServeOptions, serve};
 
 /// What the command's help says after the options.
@@ -37,9 +37,8 @@ pub struct ServeArgs {
     /// The port; 0: any that is free, which is printed
     #[arg(long, value_name = "PORT", default_value_t = 8080)]
     port: u16,
-    /// Answers at once; others wait
-    #[arg(long, value_name = "N", value_parser = at_least_one, default_value_t = EngineOptions::default().parallel)]
-    parallel: usize,
+    #[command(flatten)]
+    engine: EngineArgs,
     /// Requests that may wait; more are told to come again
     #[arg(long, value_name = "N", default_value_t = EngineOptions::default().max_queue)]
     max_queue: usize,
@@ -55,9 +54,6 @@ pub struct ServeArgs {
     /// An origin whose pages may ask from a browser, such as `https://example.org`, or * for all; may be given several times
     #[arg(long, value_name = "ORIGIN")]
     cors: Vec<String>,
-    /// What the model is called; left out: the file's name
-    #[arg(long, value_name = "NAME")]
-    alias: Option<String>,
 }
 
 /// Runs the command.
@@ -69,19 +65,11 @@ pub fn run(args: &ServeArgs) -> Result<()> {
     if keys.is_open() && !quiet && !matches!(args.host.as_str(), "127.0.0.1" | "::1" | "localhost") {
         note("warning: anybody who reaches this address may ask; --api-key-file FILE wants a key");
     }
-    let mut engine = EngineOptions {
-        parallel: args.parallel,
-        max_queue: args.max_queue,
-        context: args.model.context,
-        ..EngineOptions::default()
-    };
-    if args.model.chunk > 0 {
-        engine.chunk = args.model.chunk;
-    }
+    let engine = EngineOptions { max_queue: args.max_queue, ..args.engine.options(&args.model) };
     let options = ServeOptions {
         host: args.host.clone(),
         port: args.port,
-        name: args.alias.clone().unwrap_or_else(|| name(args.model.model.as_deref())),
+        name: args.engine.name(args.model.model.as_deref()),
         engine,
         keys,
         origins,
@@ -93,21 +81,12 @@ pub fn run(args: &ServeArgs) -> Result<()> {
     let listening = |address: SocketAddr| note(format_args!("listening on http://{address}"));
     serve(options, move || load::model(&model), listening).map_err(|error| match error {
         ServeError::Load(stop) => stop,
-        ServeError::Start(error @ StartError::Option { .. }) => {
-            Stop::usage(error, "tritone serve --help has the options")
-        }
-        ServeError::Start(error) => Stop::runtime(error),
+        ServeError::Start(error) => not_started(error),
         ServeError::Bind { address, source } => Stop::runtime(format_args!(
             "cannot listen on {address}: {source}; --host and --port choose another address"
         )),
         ServeError::System(error) => Stop::runtime(format_args!("the system refused what a server needs: {error}")),
     })
-}
-
-/// What a model is called whose user did not say.
-fn name(path: Option<&Path>) -> String {
-    let stem = path.and_then(|path| if path.is_dir() { path.file_name() } else { path.file_stem() });
-    stem.map_or_else(|| "story".to_owned(), |stem| stem.to_string_lossy().into_owned())
 }
 
 /// The keys in a file.

@@ -4,6 +4,7 @@
 //! mistake is answered with the field's name. A field that nobody reads is refused, unless it is null or on a list of
 //! those that change no answer. Nothing here knows a model: what depends on one is checked where the job is made.
 
+pub mod batch;
 pub mod chat;
 pub mod completions;
 mod content;

@@ -18,6 +18,12 @@ pub(super) struct Text {
     _place: Vec<OwnedSemaphorePermit>,
 }
 
+impl AsRef<str> for Text {
+    fn as_ref(&self) -> &str {
+        &self.text
+    }
+}
+
 /// Reads the body of a request.
 ///
 /// # Errors

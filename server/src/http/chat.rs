@@ -5,7 +5,7 @@ use super::deltas::{Delta, Deltas};
 use super::jobs::{Jobs, Plan, grammar, usage};
 use super::routes::{apart, respond};
 use super::state::{State, now};
-use super::stream::{Events, Writer, stream};
+use super::stream::{Events, Writer, no_stream, stream};
 use crate::api::chat::ChatRequest;
 use crate::api::error::ApiError;
 use crate::constrain::ToolCall;
@@ -23,7 +23,13 @@ pub(super) async fn chat(
     let text = body::read(&state, request).await?;
     let ping = state.options.limits.ping_time;
     let (jobs, answer) = apart(move || begin(&state, &text.text)).await?;
-    if answer.streams { Ok(stream(jobs, answer, ping)) } else { answer.whole(jobs).await }
+    if answer.streams { Ok(stream(jobs, answer, ping)) } else { Ok(respond(&answer.whole(jobs).await?)) }
+}
+
+/// Answers a body that came without a connection.
+pub(super) async fn at_once(state: Arc<State>, text: String) -> Result<Value, ApiError> {
+    let (jobs, answer) = apart(move || begin(&state, &text)).await?;
+    if answer.streams { Err(no_stream()) } else { answer.whole(jobs).await }
 }
 
 /// Reads a request and begins its job.
@@ -71,7 +77,7 @@ struct Answer {
 
 impl Answer {
     /// All answers at once.
-    async fn whole(mut self, mut jobs: Jobs) -> Result<Response, ApiError> {
+    async fn whole(mut self, mut jobs: Jobs) -> Result<Value, ApiError> {
         let mut choices: Vec<Choice> = (0..self.n).map(|_| Choice::default()).collect();
         while let Some((_, event)) = jobs.next().await {
             match event {
@@ -88,7 +94,7 @@ impl Answer {
         body["object"] = json!("chat.completion");
         body["choices"] = choices.into_iter().enumerate().map(|(i, choice)| choice.value(i)).collect();
         body["usage"] = usage(self.usage);
-        Ok(respond(&body))
+        Ok(body)
     }
 
     fn chunk(&self, choices: Value, out: &mut Events) {

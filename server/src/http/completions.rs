@@ -5,7 +5,7 @@ use super::deltas::{finite, token_text};
 use super::jobs::{Jobs, Plan, add, usage};
 use super::routes::{apart, respond};
 use super::state::{State, now};
-use super::stream::{Events, Writer, stream};
+use super::stream::{Events, Writer, no_stream, stream};
 use crate::api::completions::{CompletionsRequest, Prompt};
 use crate::api::error::ApiError;
 use crate::engine::job::{Event, FinishReason, Logprobs, Usage};
@@ -24,7 +24,13 @@ pub(super) async fn completions(
     let text = body::read(&state, request).await?;
     let ping = state.options.limits.ping_time;
     let (jobs, answer) = apart(move || begin(&state, &text.text)).await?;
-    if answer.streams { Ok(stream(jobs, answer, ping)) } else { answer.whole(jobs).await }
+    if answer.streams { Ok(stream(jobs, answer, ping)) } else { Ok(respond(&answer.whole(jobs).await?)) }
+}
+
+/// Answers a body that came without a connection.
+pub(super) async fn at_once(state: Arc<State>, text: String) -> Result<Value, ApiError> {
+    let (jobs, answer) = apart(move || begin(&state, &text)).await?;
+    if answer.streams { Err(no_stream()) } else { answer.whole(jobs).await }
 }
 
 /// Reads a request and begins a job for each prompt.
@@ -142,7 +148,7 @@ impl Answer {
     }
 
     /// All choices at once.
-    async fn whole(mut self, mut jobs: Jobs) -> Result<Response, ApiError> {
+    async fn whole(mut self, mut jobs: Jobs) -> Result<Value, ApiError> {
         let beginnings = std::mem::take(&mut self.beginnings);
         let begun = beginnings.iter().flat_map(|text| std::iter::repeat_n(text.clone(), self.n));
         let mut choices: Vec<(String, Vec<TokenLogprobs>, Option<&str>)> =
@@ -164,7 +170,7 @@ impl Answer {
         });
         body["choices"] = values.collect();
         body["usage"] = usage(self.usage);
-        Ok(respond(&body))
+        Ok(body)
     }
 
     fn chunk(&self, choices: Value, usage: Option<Value>, out: &mut Events) {

@@ -23,7 +23,7 @@ use tritone_runtime::embedding::Embedder;
 use tritone_runtime::model::Model;
 
 /// Requests that wait at most.
-const MAX_WAITING: usize = 64;
+pub(super) const MAX_WAITING: usize = 64;
 
 /// Texts are turned together until they have so many tokens.
 const BATCH_TOKENS: usize = 512;
@@ -73,10 +73,16 @@ pub(super) async fn embeddings(
     request: Request,
 ) -> Result<Response, ApiError> {
     let text = body::read(&state, request).await?;
+    let value = at_once(state, text).await?;
+    apart(move || Ok(respond(&value))).await
+}
+
+/// Answers a body, wherever it came from.
+pub(super) async fn at_once(state: Arc<State>, text: impl AsRef<str> + Send + 'static) -> Result<Value, ApiError> {
     let (answer, vectors) = oneshot::channel();
     let name = state.options.name.clone();
     let base64 = apart(move || {
-        let request = EmbeddingsRequest::decode(&text.text)?;
+        let request = EmbeddingsRequest::decode(text.as_ref())?;
         let base64 = request.base64;
         let ready = state.ready_for(request.model.as_deref())?;
         let deadline = Instant::now().checked_add(state.options.timeout);
@@ -98,7 +104,7 @@ pub(super) async fn embeddings(
         });
         let data: Vec<Value> = data.collect();
         let usage = json!({"prompt_tokens": tokens, "total_tokens": tokens});
-        Ok(respond(&json!({"object": "list", "model": name, "data": data, "usage": usage})))
+        Ok(json!({"object": "list", "model": name, "data": data, "usage": usage}))
     })
     .await
 }

@@ -3,11 +3,13 @@
 //! `listen.rs` takes connections and ends them, `routes.rs` says which path does what and who may, `body.rs` reads what
 //! clients send within bounds of size and time. A file for each endpoint makes a job of a request of
 //! [`api`](crate::api); what comes of it becomes one answer or a stream (`jobs.rs`, `stream.rs`).
+//! `desk.rs` gives the same answers to programs in this process.
 
 mod body;
 mod chat;
 mod completions;
 mod deltas;
+mod desk;
 mod embeddings;
 mod jobs;
 mod keys;
@@ -20,6 +22,7 @@ mod state;
 mod stream;
 mod tokens;
 
+pub use desk::Desk;
 pub use keys::{Keys, KeysError};
 pub use limits::HttpLimits;
 pub use listen::{serve, serve_until};

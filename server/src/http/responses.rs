@@ -4,7 +4,7 @@ use super::body;
 use super::jobs::{Jobs, Plan, grammar};
 use super::routes::{apart, respond};
 use super::state::{State, now};
-use super::stream::{Events, Writer, stream};
+use super::stream::{Events, Writer, no_stream, stream};
 use crate::api::chat::AnswerFormat;
 use crate::api::error::ApiError;
 use crate::api::responses::ResponsesRequest;
@@ -22,7 +22,13 @@ pub(super) async fn responses(
     let text = body::read(&state, request).await?;
     let ping = state.options.limits.ping_time;
     let (jobs, answer) = apart(move || begin(&state, &text.text)).await?;
-    if answer.streams { Ok(stream(jobs, answer, ping)) } else { answer.whole(jobs).await }
+    if answer.streams { Ok(stream(jobs, answer, ping)) } else { Ok(respond(&answer.whole(jobs).await?)) }
+}
+
+/// Answers a body that came without a connection.
+pub(super) async fn at_once(state: Arc<State>, text: String) -> Result<Value, ApiError> {
+    let (jobs, answer) = apart(move || begin(&state, &text)).await?;
+    if answer.streams { Err(no_stream()) } else { answer.whole(jobs).await }
 }
 
 /// Reads a request and begins its job.
@@ -96,14 +102,14 @@ struct Answer {
 
 impl Answer {
     /// The answer at once.
-    async fn whole(mut self, mut jobs: Jobs) -> Result<Response, ApiError> {
+    async fn whole(mut self, mut jobs: Jobs) -> Result<Value, ApiError> {
         while let Some((_, event)) = jobs.next().await {
             if let Event::Failed(failure) = event {
                 return Err(failure.into());
             }
             self.take(event);
         }
-        Ok(respond(&self.response()))
+        Ok(self.response())
     }
 
     /// Takes an event in; returns what it adds to the text.

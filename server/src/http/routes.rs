@@ -94,7 +94,7 @@ pub(super) async fn apart<T: Send + 'static>(
     }
 }
 
-const PANIC: &str = "the server failed on this request; its log has the reason";
+pub(super) const PANIC: &str = "the server failed on this request; its log has the reason";
 
 fn panicked(_: Box<dyn Any + Send>) -> Response {
     ApiError::new(500, "server_error", PANIC).into_response()

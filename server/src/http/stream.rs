@@ -64,6 +64,11 @@ struct Stream<W> {
     ended: bool,
 }
 
+/// The refusal of a stream where there is no connection that could carry it.
+pub(super) fn no_stream() -> ApiError {
+    ApiError::field("stream", "`stream` is true, but answers of a batch come whole; leave it out")
+}
+
 /// The answer that tells of jobs as they go on.
 pub(super) fn stream(jobs: Jobs, mut writer: impl Writer, ping: Duration) -> Response {
     let mut out = Events::default();
