@@ -202,32 +202,28 @@ impl<O: Observer> Forward<'_, O> {
         linear: &Arc<Linear>,
         operation: Operation,
     ) -> PreparedInput {
-        let (n, cols) = (x.n_tokens(), linear.cols());
+        let (n, cols, n_threads) = (x.n_tokens(), linear.cols(), self.pool.n_threads());
+        let eps = self.model.config.rms_eps;
+        if n == 1 && n_threads > 1 && linear.has_large_lines(operation) {
+            let float = &self.model.float;
+            let (input, nanos) = of_row::<O, _>(float, norm, eps, x, 0, |row| {
+                PreparedInput::for_each_thread(linear, operation, float, row)
+            });
+            self.observer.lap_of_two([(Part::Norms, nanos[0]), (Part::Quantise, nanos[1])]);
+            return input;
+        }
         let lines = self.scratch.take_lines(PreparedInput::n_lines(linear, n, operation));
         let mut prepared = PreparedInput::new(linear, n, operation, lines);
-        let eps = self.model.config.rms_eps;
         // Vector `i` to its lines.
         let one =
             move |model: &Inner, linear: &Linear, norm: Option<&Arc<[f32]>>, x: &States, i: usize, out: &mut [Line]| {
-                ROOM.with_borrow_mut(|(room, normed)| {
-                    let began = O::now();
-                    let row = x.row(i, room);
-                    let normed = norm.map(|weight| {
-                        normed.resize(cols, 0.0);
-                        model.float.rms_norm(row, weight, eps, normed);
-                        &*normed
-                    });
-                    let norm_nanos = O::nanos_since(began);
-                    let began = O::now();
-                    let note = linear.prepare_vector(&model.float, normed.map_or(row, |x| x), operation, out);
-                    (i, norm_nanos, O::nanos_since(began), note)
-                })
+                let prepare = |row: &[f32]| linear.prepare_vector(&model.float, row, operation, out);
+                let (note, nanos) = of_row::<O, _>(&model.float, norm, eps, x, i, prepare);
+                (i, nanos, note)
             };
         let notes = if n == 1 {
-            // Tables may be larger than what they are multiplied with: they are written where they are read.
             vec![one(self.model, linear, norm, x, 0, prepared.lines_mut())]
         } else {
-            let n_threads = self.pool.n_threads();
             let buffers = (0..n_threads).map(|_| self.scratch.take_empty_lines()).collect();
             let notes = Mutex::new(Vec::with_capacity(n));
             let input = (Arc::clone(self.model), Arc::clone(linear), norm.cloned(), Arc::clone(x), notes);
@@ -250,7 +246,7 @@ impl<O: Observer> Forward<'_, O> {
             notes.into_inner().unwrap_or_else(PoisonError::into_inner)
         };
         let (mut norm_nanos, mut quantise_nanos, mut n_nonzero) = (0, 0, 0);
-        for (i, norm, quantise, notes) in notes {
+        for (i, [norm, quantise], notes) in notes {
             prepared.set_scales(i, &notes);
             n_nonzero += notes.n_nonzero;
             norm_nanos += norm;
@@ -365,6 +361,30 @@ impl<O: Observer> Forward<'_, O> {
             }
         }
     }
+}
+
+/// What `then` makes of row `i` of `x`, after a norm if one is given, and the nanoseconds that each of the two took.
+fn of_row<O: Observer, R>(
+    float: &FloatKernels,
+    norm: Option<&Arc<[f32]>>,
+    eps: f32,
+    x: &States,
+    i: usize,
+    then: impl FnOnce(&[f32]) -> R,
+) -> (R, [u64; 2]) {
+    ROOM.with_borrow_mut(|(room, normed)| {
+        let began = O::now();
+        let row = x.row(i, room);
+        let normed = norm.map(|weight| {
+            normed.resize(row.len(), 0.0);
+            float.rms_norm(row, weight, eps, normed);
+            &*normed
+        });
+        let norm_nanos = O::nanos_since(began);
+        let began = O::now();
+        let made = then(normed.map_or(row, |x| x));
+        (made, [norm_nanos, O::nanos_since(began)])
+    })
 }
 
 /// What no work shares any more.

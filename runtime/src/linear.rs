@@ -9,6 +9,7 @@ use crate::threads::Pool;
 use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use tritone_kernels::activations;
 use tritone_kernels::float::FloatKernels;
 use tritone_kernels::format::{Geometry, Layout, c2, i2s};
@@ -41,6 +42,8 @@ thread_local! {
     static PRODUCTS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
     /// A vector's int8 codes.
     static CODES: RefCell<Vec<i8>> = const { RefCell::new(Vec::new()) };
+    /// The tables that this thread made of a vector, and which vector that is.
+    static TABLES: RefCell<(u64, Vec<Line>)> = const { RefCell::new((0, Vec::new())) };
     /// A vector after the norm of one matrix.
     static NORMED: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
@@ -70,13 +73,41 @@ pub(crate) struct PreparedInput {
     n_vectors: usize,
     lines: Vec<Line>,
     scales: Vec<f32>,
+    /// A single vector that is not in that form yet: each thread makes its own lines of it.
+    vector: Option<Vector>,
 }
+
+/// A quantised vector.
+struct Vector {
+    /// No other vector has it.
+    id: u64,
+    codes: Vec<i8>,
+}
+
+/// From so many bytes for each activation on, a thread is faster to make a kernel's lines than to read those that another
+/// one made: they have to pass from cache to cache, twice as often as they are read since they are written again for each
+/// matrix.
+const LARGE_LINES: usize = 8;
 
 impl PreparedInput {
     /// Room for `n_vectors` vectors for `linear` in `lines`, [`PreparedInput::n_lines`] of them.
     pub(crate) fn new(linear: &Linear, n_vectors: usize, operation: Operation, lines: Vec<Line>) -> PreparedInput {
         assert_eq!(lines.len(), PreparedInput::n_lines(linear, n_vectors, operation), "lines for each vector");
-        PreparedInput { operation, n_vectors, lines, scales: vec![0.0; n_vectors * linear.activation_scales()] }
+        let scales = vec![0.0; n_vectors * linear.activation_scales()];
+        PreparedInput { operation, n_vectors, lines, scales, vector: None }
+    }
+
+    /// A single vector of which each thread makes its own lines; `x` after the norm.
+    pub(crate) fn for_each_thread(
+        linear: &Linear,
+        operation: Operation,
+        float: &FloatKernels,
+        x: &[f32],
+    ) -> PreparedInput {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let (id, mut codes) = (NEXT.fetch_add(1, Ordering::Relaxed), vec![0; linear.cols()]);
+        let VectorNotes { scales, .. } = linear.quantise(float, x, &mut codes);
+        PreparedInput { operation, n_vectors: 1, lines: Vec::new(), scales, vector: Some(Vector { id, codes }) }
     }
 
     /// Lines of `n_vectors` vectors.
@@ -106,6 +137,19 @@ impl PreparedInput {
     pub(crate) fn set_scales(&mut self, i: usize, notes: &VectorNotes) {
         let scales = notes.scales.len();
         self.scales[i * scales..(i + 1) * scales].copy_from_slice(&notes.scales);
+    }
+
+    /// Calls `product` with the lines.
+    fn with_lines<R>(&self, plan: &MatrixPlan, product: impl FnOnce(&[Line]) -> R) -> R {
+        let Some(vector) = &self.vector else { return product(&self.lines) };
+        TABLES.with_borrow_mut(|(id, lines)| {
+            if *id != vector.id {
+                lines.resize(plan.prepared_lines(self.operation), Line::ZERO);
+                plan.prepare(self.operation, &vector.codes, lines);
+                *id = vector.id;
+            }
+            product(lines)
+        })
     }
 
     /// The lines, for another input.
@@ -299,6 +343,11 @@ impl Linear {
         self.plan.prepared_lines(operation)
     }
 
+    /// Whether each thread should make the lines of a single vector itself.
+    pub(crate) fn has_large_lines(&self, operation: Operation) -> bool {
+        self.norm.is_none() && self.vector_lines(operation) * size_of::<Line>() >= LARGE_LINES * self.cols()
+    }
+
     /// Scales that one vector of activations has.
     fn activation_scales(&self) -> usize {
         self.cols() / self.activation_block
@@ -333,13 +382,18 @@ impl Linear {
     fn quantise_vector(&self, float: &FloatKernels, x: &[f32], operation: Operation, out: &mut [Line]) -> VectorNotes {
         CODES.with_borrow_mut(|codes| {
             codes.resize(x.len(), 0);
-            let mut scales = vec![0.0; self.activation_scales()];
-            activations::quantize(float, x, self.activation_block, codes, &mut scales);
+            let notes = self.quantise(float, x, codes);
             self.plan.prepare(operation, codes, out);
-            // In runs that a byte can count: the compiler makes vectors of it.
-            let nonzero = |codes: &[i8]| usize::from(codes.iter().map(|code| u8::from(*code != 0)).sum::<u8>());
-            VectorNotes { scales, n_nonzero: codes.chunks(128).map(nonzero).sum() }
+            notes
         })
+    }
+
+    fn quantise(&self, float: &FloatKernels, x: &[f32], codes: &mut [i8]) -> VectorNotes {
+        let mut scales = vec![0.0; self.activation_scales()];
+        activations::quantize(float, x, self.activation_block, codes, &mut scales);
+        // In runs that a byte can count: the compiler makes vectors of it.
+        let nonzero = |codes: &[i8]| usize::from(codes.iter().map(|code| u8::from(*code != 0)).sum::<u8>());
+        VectorNotes { scales, n_nonzero: codes.chunks(128).map(nonzero).sum() }
     }
 
     /// Appends `[vector][row]` for the rows of `tiles`.
@@ -356,7 +410,9 @@ impl Linear {
         out.resize(n * self.plan.geometry().rows_of(tiles.clone()).len(), 0.0);
         SUMS.with_borrow_mut(|sums| {
             sums.resize(self.plan.n_sums(tiles.len(), n), 0);
-            self.plan.sums(input.operation, self.data(), tiles.clone(), &input.lines, n, sums);
+            input.with_lines(&self.plan, |lines| {
+                self.plan.sums(input.operation, self.data(), tiles.clone(), lines, n, sums);
+            });
             let scales = match &self.scales {
                 OwnedScales::Tensor(scale) => Scales::Tensor(*scale),
                 OwnedScales::Blocks(scales) => Scales::Blocks(scales),
@@ -373,7 +429,7 @@ impl Linear {
     /// # Panics
     /// Not [`Linear::skips_rows`], or the vector or a row does not exist.
     pub(crate) fn row_products(&self, rows: &[u32], input: &PreparedInput, v: usize, out: &mut Vec<f32>) {
-        assert_eq!(input.operation, Operation::Gemv, "vectors for rows of their own");
+        assert!(input.operation == Operation::Gemv && input.vector.is_none(), "vectors for rows of their own");
         let OwnedScales::Tensor(scale) = self.scales else {
             unreachable!("layouts with rows of their own have one scale")
         };
