@@ -31,7 +31,7 @@ pub(super) async fn completions(
 fn begin(state: &State, text: &str) -> Result<(Jobs, Answer), ApiError> {
     let request = CompletionsRequest::decode(text)?;
     let ready = state.ready_for(request.sampling.model.as_deref())?;
-    let model = ready.engine.model();
+    let model = ready.engine()?.model();
     let mut plan = Plan::new(state, ready, &request.sampling, "prompt");
     plan.logprobs = request.logprobs;
     let (mut jobs, mut beginnings) = (Vec::new(), Vec::new());
