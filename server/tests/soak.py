@@ -24,6 +24,7 @@ from tritone_server import Server
 PATIENCE = 300
 MEMORY_SECONDS = 0.5
 MEMORY_SHARE = 0.05
+JUDGED_SECONDS = 30
 
 
 def arguments():
@@ -35,6 +36,9 @@ def arguments():
     parser.add_argument("--cut", type=float, default=1 / 3, help="share of clients that go away")
     parser.add_argument("--slow", type=float, default=0.15, help="share of slow readers, and of slow senders")
     parser.add_argument("--settle", type=float, default=120, help="seconds after which memory must be flat")
+    parser.add_argument("--short", action="store_true",
+                        help="end with the last of --requests and judge no memory that did not settle; "
+                             "without it there are more requests until memory can be judged")
     parser.add_argument("--seed", type=int, default=1, help="of all that is drawn")
     parser.add_argument("--model", help="a model file instead of the embedded one")
     parser.add_argument("--parallel", type=int, default=8, help="answers at once in the server")
@@ -236,9 +240,9 @@ class Soak:
             kind.alone = essence(kind, status, body)
         client.close()
 
-    async def _client(self, end):
+    async def _client(self, least, end):
         client = Client(self.server.port, self.chance)
-        while self.left > 0 and time.monotonic() < end:
+        while (self.left > 0 or time.monotonic() < least) and time.monotonic() < end:
             self.left -= 1
             kind, manner = self.chance.choice(self.kinds), manner_of(self.chance, self.options)
             self.manners[manner] += 1
@@ -264,8 +268,9 @@ class Soak:
         await self.alone()
         start = time.monotonic()
         end = start + 60 * self.options.minutes if self.options.minutes else float("inf")
+        least = start if self.options.short else start + self.options.settle + JUDGED_SECONDS
         watch = asyncio.create_task(self._watch(start))
-        await asyncio.gather(*(self._client(end) for _ in range(self.options.clients)))
+        await asyncio.gather(*(self._client(least, end) for _ in range(self.options.clients)))
         self.seconds = time.monotonic() - start
         watch.cancel()
         await self._rest()
@@ -284,6 +289,8 @@ class Soak:
         """A sentence; adds a failure where memory was not flat."""
         late = [size for at, size in self.memory if at >= self.options.settle]
         if len(late) < 10:
+            if not self.options.short:
+                self.failures.append("the run was too short to judge memory")
             return f"not judged, the run took {self.seconds:.0f} s and memory settles in {self.options.settle:.0f} s"
         # One sample is the allocator's mood; a few around each end are the memory.
         first = statistics.median(late[:5])

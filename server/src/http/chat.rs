@@ -36,7 +36,7 @@ pub(super) async fn at_once(state: Arc<State>, text: String) -> Result<Value, Ap
 fn begin(state: &State, text: &str) -> Result<(Jobs, Answer), ApiError> {
     let request = ChatRequest::decode(text)?;
     let ready = state.ready_for(request.sampling.model.as_deref())?;
-    let model = ready.engine.model();
+    let model = ready.engine()?.model();
     let prompt = model.chat_tokens(&request.messages, true);
     let prompt = prompt.map_err(|error| ApiError::field("messages", error.to_string()))?;
     let grammar = grammar(ready, &request.format, request.tools.as_ref(), "response_format")?;

@@ -37,7 +37,7 @@ pub(super) async fn at_once(state: Arc<State>, text: String) -> Result<Value, Ap
 fn begin(state: &State, text: &str) -> Result<(Jobs, Answer), ApiError> {
     let request = CompletionsRequest::decode(text)?;
     let ready = state.ready_for(request.sampling.model.as_deref())?;
-    let model = ready.engine.model();
+    let model = ready.engine()?.model();
     let mut plan = Plan::new(state, ready, &request.sampling, "prompt");
     plan.logprobs = request.logprobs;
     let (mut jobs, mut beginnings) = (Vec::new(), Vec::new());

@@ -19,7 +19,8 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 use tokio::sync::oneshot;
-use tritone_runtime::embedding::Embedder;
+use tritone_runtime::embedding::{EmbedOptions, Embedder};
+use tritone_runtime::error::Error;
 use tritone_runtime::model::Model;
 
 /// Requests that wait at most.
@@ -43,21 +44,25 @@ struct Task {
 /// Makes vectors, one request after the other.
 pub(super) struct Embeddings {
     model: Model,
+    context: Option<usize>,
     /// To the thread, once there is one.
     tasks: OnceLock<SyncSender<Task>>,
 }
 
 impl Embeddings {
-    pub(super) fn new(model: Model) -> Embeddings {
-        Embeddings { model, tasks: OnceLock::new() }
+    /// Texts have at most `context` tokens, or as many as the model was made for.
+    pub(super) fn new(model: Model, context: Option<usize>) -> Embeddings {
+        Embeddings { model, context, tasks: OnceLock::new() }
     }
 
     fn begin(&self, task: Task) -> Result<(), ApiError> {
         let tasks = self.tasks.get_or_init(|| {
             let (tasks, receiver) = sync_channel(MAX_WAITING);
-            let model = self.model.clone();
+            let (model, context) = (self.model.clone(), self.context);
             // Without a thread the receiver is gone, which the sender tells.
-            let _ = std::thread::Builder::new().name("tritone-embed".to_owned()).spawn(move || work(&model, &receiver));
+            let _ = std::thread::Builder::new()
+                .name("tritone-embed".to_owned())
+                .spawn(move || work(&model, context, &receiver));
             tasks
         });
         tasks.try_send(task).map_err(|error| match error {
@@ -109,14 +114,22 @@ pub(super) async fn at_once(state: Arc<State>, text: impl AsRef<str> + Send + 's
     .await
 }
 
+/// Starts what makes vectors.
+///
+/// # Errors
+/// The model has no such context, or the system refuses a thread.
+pub(super) fn new_embedder(model: &Model, context_length: Option<usize>) -> Result<Embedder, Error> {
+    Embedder::with_options(model, &EmbedOptions { context_length, ..EmbedOptions::default() })
+}
+
 /// The thread.
-fn work(model: &Model, tasks: &Receiver<Task>) {
+fn work(model: &Model, context: Option<usize>, tasks: &Receiver<Task>) {
     let mut embedder = None;
     for Task { request, deadline, answer } in tasks {
         let gone = || answer.is_closed();
         let result = match &mut embedder {
             Some(embedder) => turn(embedder, request, deadline, &gone),
-            none => match Embedder::new(model) {
+            none => match new_embedder(model, context) {
                 Ok(new) => {
                     if let Some(warning) = new.warning() {
                         eprintln!("warning: {warning}");

@@ -33,7 +33,7 @@ impl<'a> Plan<'a> {
     /// The job for a prompt; answers are of the form of `grammar`.
     pub(super) fn job(&self, prompt: Vec<u32>, grammar: Option<&Grammar>) -> Result<Job, ApiError> {
         let Plan { ready, sampling, param, .. } = self;
-        let engine = &ready.engine;
+        let engine = ready.engine()?;
         let (context, parallel, vocab) =
             (engine.context_length(), engine.parallel(), engine.model().config().vocab_size);
         if prompt.len() > context {
@@ -73,7 +73,8 @@ impl<'a> Plan<'a> {
 
     /// Begins jobs: all or none.
     pub(super) fn submit(&self, jobs: Vec<Job>) -> Result<Jobs, ApiError> {
-        let begun = jobs.into_iter().map(|job| self.ready.engine.submit(job)).collect::<Result<Vec<_>, _>>();
+        let engine = self.ready.engine()?;
+        let begun = jobs.into_iter().map(|job| engine.submit(job)).collect::<Result<Vec<_>, _>>();
         let begun = begun.map_err(|failure| {
             let wrong = matches!(failure, Failure::Invalid(_));
             let error = ApiError::from(failure);

@@ -3,10 +3,11 @@
 //! The port is open from the beginning, so that whoever watches sees "not ready" rather than nothing. After a signal no
 //! connection is taken, those that are idle are closed, and answers go on for a while; a second signal ends them too.
 
+use super::embeddings::new_embedder;
 use super::options::{ServeError, ServeOptions};
 use super::routes::router;
 use super::state::State;
-use crate::engine::Engine;
+use crate::engine::{Engine, EngineOptions, StartError};
 use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -108,19 +109,37 @@ async fn run<E: Send + 'static>(
         model = model => model.map_err(|_| ServeError::System(io::Error::other("the thread that loads failed")))?,
         _ = stop.recv() => return Ok(()),
     };
-    let engine = Engine::start(model.map_err(ServeError::Load)?, &engine_options).map_err(ServeError::Start)?;
-    state.open(engine.clone());
+    let model = model.map_err(ServeError::Load)?;
+    let engine = start(&model, &engine_options).map_err(ServeError::Start)?;
+    state.open(model, engine.clone());
     stop.recv().await;
 
     state.closing.store(true, Ordering::Relaxed);
     // Connections may have ended already.
     let _ = closing.send(true);
-    tokio::select! {
-        () = engine.shutdown(grace) => {}
-        _ = stop.recv() => engine.shutdown(Duration::ZERO).await,
+    if let Some(engine) = engine {
+        tokio::select! {
+            () = engine.shutdown(grace) => {}
+            _ = stop.recv() => engine.shutdown(Duration::ZERO).await,
+        }
+        let _ = timeout(LAST_WRITES, gone.recv()).await;
+    } else {
+        tokio::select! {
+            _ = timeout(grace, gone.recv()) => {}
+            _ = stop.recv() => {}
+        }
     }
-    let _ = timeout(LAST_WRITES, gone.recv()).await;
     Ok(())
+}
+
+/// Starts what answers with words, unless the model only turns texts into vectors.
+fn start(model: &Model, options: &EngineOptions) -> Result<Option<Engine>, StartError> {
+    if model.config().pooling.is_none() {
+        return Engine::start(model.clone(), options).map(Some);
+    }
+    // The first request will start one of its own; what cannot be is said now.
+    new_embedder(model, options.context)?;
+    Ok(None)
 }
 
 /// Tells of each signal that asks for the end.

@@ -36,7 +36,7 @@ fn begin(state: &State, text: &str) -> Result<(Jobs, Answer), ApiError> {
     let request = ResponsesRequest::decode(text)?;
     let sampling = &request.sampling;
     let ready = state.ready_for(sampling.model.as_deref())?;
-    let model = ready.engine.model();
+    let model = ready.engine()?.model();
     let prompt = model.chat_tokens(&request.messages, true);
     let prompt = prompt.map_err(|error| ApiError::field("input", error.to_string()))?;
     let grammar = grammar(ready, &request.format, None, "text.format")?;

@@ -138,7 +138,7 @@ async fn health(Shared(state): Shared<Arc<State>>) -> Result<Response, ApiError>
 }
 
 async fn metrics(Shared(state): Shared<Arc<State>>) -> Result<Response, ApiError> {
-    let text = state.ready()?.engine.metrics().render();
+    let text = state.ready()?.metrics.render();
     Ok(([(CONTENT_TYPE, Metrics::CONTENT_TYPE)], text).into_response())
 }
 
@@ -149,7 +149,7 @@ fn model(state: &State) -> Result<Value, ApiError> {
         "object": "model",
         "created": ready.created,
         "owned_by": "tritone",
-        "context_length": ready.engine.context_length(),
+        "context_length": ready.context_length,
     }))
 }
 

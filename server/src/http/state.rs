@@ -5,11 +5,13 @@ use super::options::ServeOptions;
 use crate::api::error::ApiError;
 use crate::constrain::{Grammars, Refused};
 use crate::engine::Engine;
+use crate::metrics::Metrics;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::Semaphore;
+use tritone_runtime::model::Model;
 
 /// The server's state.
 pub(super) struct State {
@@ -26,12 +28,28 @@ pub(super) struct State {
 
 /// What there is once the model is loaded.
 pub(super) struct Ready {
-    pub(super) engine: Engine,
+    pub(super) model: Model,
+    /// Nothing where the model only turns texts into vectors.
+    engine: Option<Engine>,
+    pub(super) metrics: Arc<Metrics>,
+    /// How many tokens a request and its answer can have.
+    pub(super) context_length: usize,
     /// Grammars, or why this model has none.
     pub(super) grammars: Result<Grammars, Refused>,
     pub(super) embeddings: Embeddings,
     /// When the model was loaded, in seconds of Unix time.
     pub(super) created: u64,
+}
+
+impl Ready {
+    /// What makes answers.
+    ///
+    /// # Errors
+    /// The model makes none.
+    pub(super) fn engine(&self) -> Result<&Engine, ApiError> {
+        let message = "this server's model turns texts into vectors and says nothing; ask at /v1/embeddings";
+        self.engine.as_ref().ok_or_else(|| ApiError::field("model", message))
+    }
 }
 
 /// Seconds of Unix time.
@@ -52,10 +70,21 @@ impl State {
     }
 
     /// From now on there is a model.
-    pub(super) fn open(&self, engine: Engine) {
-        let model = engine.model().clone();
-        let (grammars, embeddings) = (Grammars::new(model.tokenizer()), Embeddings::new(model));
-        self.ready.get_or_init(|| Ready { engine, grammars, embeddings, created: now() });
+    pub(super) fn open(&self, model: Model, engine: Option<Engine>) {
+        let context = self.options.engine.context;
+        let context_length = context.unwrap_or(model.config().context_length);
+        let metrics = engine.as_ref().map_or_else(|| Arc::new(Metrics::new(0, 0)), |engine| engine.metrics().clone());
+        let grammars = Grammars::new(model.tokenizer());
+        let embeddings = Embeddings::new(model.clone(), context);
+        self.ready.get_or_init(|| Ready {
+            model,
+            engine,
+            metrics,
+            context_length,
+            grammars,
+            embeddings,
+            created: now(),
+        });
     }
 
     /// The model at work.
@@ -84,7 +113,7 @@ impl State {
         if self.closing.load(Ordering::Relaxed) {
             return Err(ApiError::unavailable("the server is shutting down", 1).coded("shutting_down"));
         }
-        if !ready.engine.healthy() {
+        if ready.engine.as_ref().is_some_and(|engine| !engine.healthy()) {
             return Err(ApiError::unavailable("the engine has ended; restart the server", 10).coded("engine_ended"));
         }
         Ok(())

@@ -19,7 +19,7 @@ pub(super) async fn tokenize(
     let text = body::read(&state, request).await?;
     apart(move || {
         let TokenizeRequest { content, add_special, parse_special } = TokenizeRequest::decode(&text.text)?;
-        let tokenizer = state.ready()?.engine.model().tokenizer();
+        let tokenizer = state.ready()?.model.tokenizer();
         let special = if parse_special { SpecialTokens::Parse } else { SpecialTokens::Plain };
         let mut tokens = tokenizer.encode(&content, special, add_special && tokenizer.adds_bos());
         if add_special && tokenizer.adds_eos() {
@@ -38,7 +38,7 @@ pub(super) async fn detokenize(
     let text = body::read(&state, request).await?;
     apart(move || {
         let tokens = decode_tokens(&text.text)?;
-        let tokenizer = state.ready()?.engine.model().tokenizer();
+        let tokenizer = state.ready()?.model.tokenizer();
         if let Some(token) = tokens.iter().find(|token| **token as usize >= tokenizer.vocab_size()) {
             let message = format!("`tokens` has {token}, but this model's are below {}", tokenizer.vocab_size());
             return Err(ApiError::field("tokens", message));

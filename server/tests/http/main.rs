@@ -1,6 +1,9 @@
 //! The server over real sockets: what it answers, what it refuses, how it ends.
 
 mod client;
+#[path = "../../../runtime/tests/embedding_models/mod.rs"]
+mod embedding_models;
+mod embeddings;
 mod hostile;
 mod life;
 mod protocol;

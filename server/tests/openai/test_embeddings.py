@@ -1,10 +1,13 @@
 import base64
 import json
 import math
+import pathlib
 import struct
 import urllib.request
 
+import openai
 import pytest
+from tritone_server import Server
 
 TEXTS = ["A bear went into the woods.", "The bear walked through the forest.", "Two and two are four."]
 
@@ -55,3 +58,27 @@ def test_fewer_dimensions_are_the_first_ones(client, model):
     short = client.embeddings.create(model=model, input=TEXTS[0], dimensions=64).data[0].embedding
     assert len(short) == 64
     assert short == pytest.approx([x / length(full[:64]) for x in full[:64]], abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["qwen3-bitnet", "gemma3-bitnet"])
+def test_embedding_models_give_their_references(name):
+    folder = pathlib.Path(__file__).resolve().parents[4] / "shared" / "vectors" / "embedding" / name
+    if not folder.is_dir():
+        pytest.skip(f"the reference model {name} is not beside the repository")
+    references = json.loads((folder / "reference.json").read_text(encoding="utf-8"))
+    texts = [reference["text"] for reference in references]
+    with Server("-m", folder) as server, openai.OpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
+        assert client.models.list().data[0].id == name
+        ids = [reference["ids"] for reference in references]
+        for given, form in [(texts, "float"), (texts, openai.omit), (ids, "float")]:
+            answer = client.embeddings.create(model=name, input=given, encoding_format=form)
+            assert [one.index for one in answer.data] == list(range(len(texts)))
+            for one, reference in zip(answer.data, references):
+                wanted = reference["embedding"]
+                product = sum(x * y for x, y in zip(one.embedding, wanted, strict=True))
+                assert product / length(one.embedding) / length(wanted) >= 0.999
+            assert answer.usage.prompt_tokens == sum(map(len, ids))
+        with pytest.raises(openai.BadRequestError, match="`dimensions` must be from 1 to 256"):
+            client.embeddings.create(model=name, input=texts, dimensions=257)
+        with pytest.raises(openai.BadRequestError, match="says nothing; ask at /v1/embeddings"):
+            client.chat.completions.create(model=name, messages=[{"role": "user", "content": "Hello"}])
