@@ -102,7 +102,7 @@ pub fn run(args: &BatchArgs) -> Result<()> {
     })?;
     let progress = Progress::new(requests.size(), end, args.model.quiet);
     let began = Instant::now();
-    let parallel = desk.engine().parallel();
+    let parallel = desk.parallel();
     let held = VecDeque::new();
     let mut work = Work { desk, requests, answers, counts, progress, end, parallel, held, held_bytes: 0 };
     let done = work.all();
@@ -283,7 +283,7 @@ impl Work {
     /// Waits a moment for an answer.
     fn take_answer(&mut self) -> Result<()> {
         let Some((number, reply)) = self.desk.next(TICK) else { return Ok(()) };
-        if reply.status >= 500 && !self.desk.engine().healthy() {
+        if reply.status >= 500 && !self.desk.healthy() {
             return Err(Stop::runtime(format_args!(
                 "the engine has ended after a failure; {}",
                 self.answers.how_to_go_on(self.counts.lines)

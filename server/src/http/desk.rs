@@ -6,7 +6,7 @@ use super::limits::HttpLimits;
 use super::options::{Origins, ServeError, ServeOptions};
 use super::routes::{PANIC, apart};
 use super::state::State;
-use super::{chat, completions, embeddings, responses};
+use super::{chat, completions, embeddings, listen, responses};
 use crate::api::batch::{Endpoint, Reply};
 use crate::api::error::ApiError;
 use crate::engine::{Engine, EngineOptions};
@@ -27,7 +27,8 @@ const REQUEST_THREADS: usize = 2;
 pub struct Desk {
     runtime: Runtime,
     state: Arc<State>,
-    engine: Engine,
+    /// None for a model that only makes embeddings.
+    engine: Option<Engine>,
     /// The thread for vectors has a queue that can be full.
     vectors: Arc<Semaphore>,
     sender: Sender<(u64, Reply)>,
@@ -48,7 +49,7 @@ impl Desk {
             .build()
             .map_err(ServeError::System)?;
         let options = EngineOptions { max_queue: usize::MAX, ..options };
-        let engine = Engine::start(model, &options).map_err(ServeError::Start)?;
+        let engine = listen::start(&model, &options).map_err(ServeError::Start)?;
         // What is said of addresses, keys and times is for connections, of which there are none.
         let state = Arc::new(State::new(ServeOptions {
             host: String::new(),
@@ -61,7 +62,7 @@ impl Desk {
             grace: Duration::ZERO,
             limits: HttpLimits::default(),
         }));
-        state.open(engine.clone());
+        state.open(model, engine.clone());
         let vectors = Arc::new(Semaphore::new(MAX_WAITING));
         let (sender, replies) = channel();
         Ok(Desk { runtime, state, engine, vectors, sender, replies, under_way: 0 })
@@ -99,10 +100,16 @@ impl Desk {
         Some(reply)
     }
 
-    /// The engine behind it.
+    /// How many answers can be written at once.
     #[must_use]
-    pub fn engine(&self) -> &Engine {
-        &self.engine
+    pub fn parallel(&self) -> usize {
+        self.engine.as_ref().map_or(1, Engine::parallel)
+    }
+
+    /// Whether no failure has ended the engine.
+    #[must_use]
+    pub fn healthy(&self) -> bool {
+        self.engine.as_ref().is_none_or(Engine::healthy)
     }
 }
 

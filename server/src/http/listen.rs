@@ -133,7 +133,7 @@ async fn run<E: Send + 'static>(
 }
 
 /// Starts what answers with words, unless the model only turns texts into vectors.
-fn start(model: &Model, options: &EngineOptions) -> Result<Option<Engine>, StartError> {
+pub(super) fn start(model: &Model, options: &EngineOptions) -> Result<Option<Engine>, StartError> {
     if model.config().pooling.is_none() {
         return Engine::start(model.clone(), options).map(Some);
     }
