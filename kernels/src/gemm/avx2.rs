@@ -19,7 +19,7 @@
 //!   within 2 * 2 * 128 = 512 and the 62 quads of a run within 31,744. Sums of whole rows fit 32 bits
 //!   ([`crate::format::MAX_COLS`]).
 
-mod decode;
+pub(super) mod decode;
 pub(super) mod strips;
 
 use crate::format::{Geometry, Layout};
@@ -27,9 +27,10 @@ use crate::line::Line;
 use core::arch::asm;
 use core::arch::x86_64::*;
 use core::ops::Range;
-use strips::{Blocking, Columns, Quad, STRIP, Strip, drive};
+use decode::decode;
+use strips::{Ahead, Blocking, Columns, Packed, Quad, STRIP, Strip, drive};
 
-const BLOCKING: Blocking = Blocking { vectors: 128, together: 4, quads: 2, panel: 320, starts: false };
+const BLOCKING: Blocking = Blocking { vectors: 128, together: 4, quads: 2, panel: 320, few_panel: 224, starts: false };
 
 /// Two quads: what one round of the inner loop takes.
 type Pair = [Quad; 2];
@@ -60,7 +61,9 @@ pub(crate) fn run(
     out: &mut [i32],
 ) {
     let most = run_pairs(geometry.layout);
-    drive(geometry, data, tiles, prepared, n_vectors, out, BLOCKING, |strip, vectors| multiply(strip, vectors, most));
+    let decode = |packed: &Packed, units, ahead: Ahead, codes: &mut _| decode(packed, units, ahead, codes);
+    let multiply = |strip: &mut Strip, vectors| multiply(strip, vectors, most);
+    drive(geometry, data, tiles, prepared, n_vectors, out, BLOCKING, decode, multiply);
 }
 
 /// Adds a strip's products, in runs of at most `most_pairs`.

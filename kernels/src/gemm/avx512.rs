@@ -1,0 +1,314 @@
+//! Packed weights as codes (trit plus one) in the order of the product, with 512-bit registers: what
+//! [`super::avx2::decode`] gives, for the kernels that have AVX-512 anyway.
+//!
+//! A half of a quad, 64 bytes, is 16 rows x 4 columns. Its four lanes have four rows each; for half `h` those from
+//! `8 h`, `8 h + 16`, `8 h + 4` and `8 h + 20` on, as unpacking 32 rows makes them.
+//!
+//! I2_S: a unit's row is 32 bytes, eight numbers of 32 bits, each of which has a quad of every quarter of the unit.
+//!
+//! ```text
+//! for each half:
+//!     eight registers of two rows each, 16 rows x 8 numbers        (a load, and one that fills the upper half)
+//!     transpose them: register d = number d of all 16 rows         (24 shuffles)
+//!     for each d, each quarter: codes[8 quarter + d][half] = register d >> shift & 3
+//! ```
+//!
+//! Shifts are of 16 bits; what they bring into a byte from its neighbour is above its two low bits, which are all
+//! that is kept.
+//!
+//! T5, with VBMI: a unit has four groups of five columns and so five quads. Two units go side by side, one in each half
+//! of a register.
+//!
+//! ```text
+//! for each group, 32 rows of two units:
+//!     bytes in the order of the codes' rows                                  (vpermb)
+//!     first, second = the codes of its columns that belong to quad g, g + 1  (two vpermi2b, two bits a code)
+//!     where the sign is set: 2 - code for each code                          (a masked subtraction)
+//! for each quad: packed = second of the group before | first of the group
+//!     for each unit, each half: codes = each two bits of packed              (vpmultishiftqb, vpandd)
+//! ```
+//!
+//! * `vpermi2b` ignores the top bit of an index, which is the sign here, and has 128 entries.
+//! * Codes of two bits are 0 to 2, so subtracting a byte of them from a byte of twos borrows nothing.
+//! * `vpmultishiftqb` makes each byte from any eight neighbouring bits of its lane of 64: a row's byte becomes four of
+//!   16 rows' bytes without another shuffle, where it lies in the right lane, which is what the first step is for.
+
+use super::avx2::decode as avx2;
+use super::avx2::strips::{Ahead, Packed, QUAD, Quad, STRIP};
+use super::avx512vnni::load;
+use super::unit;
+use crate::format::{Layout, i2s, t5};
+use core::arch::x86_64::*;
+use core::array::from_fn;
+use core::ops::Range;
+
+/// Bytes of a row of a unit of I2_S, and quads of its codes.
+const UNIT: usize = i2s::BLOCK / 4;
+const UNIT_QUADS: usize = i2s::BLOCK / QUAD;
+
+/// See [`avx2::decode`].
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
+pub(super) fn decode(packed: &Packed, units: Range<usize>, ahead: Ahead, codes: &mut [Quad]) {
+    match *packed {
+        Packed::I2s { data, row_bytes, ref rows } => decode_i2s(data, row_bytes, rows.clone(), units, ahead, codes),
+        _ => avx2::decode(packed, units, ahead, codes),
+    }
+}
+
+/// The same where there is VBMI.
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vbmi")]
+pub(super) fn decode_vbmi(packed: &Packed, units: Range<usize>, ahead: Ahead, codes: &mut [Quad]) {
+    match *packed {
+        Packed::T5 { block, r } => decode_t5(block, r, units, ahead, codes),
+        _ => decode(packed, units, ahead, codes),
+    }
+}
+
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
+fn decode_i2s(
+    data: &[u8],
+    row_bytes: usize,
+    rows: Range<usize>,
+    units: Range<usize>,
+    ahead: Ahead,
+    codes: &mut [Quad],
+) {
+    let three = _mm512_set1_epi8(3);
+    assert!(!rows.is_empty() && units.end * UNIT <= row_bytes, "units of rows");
+    assert!(codes.len() >= units.len() * UNIT_QUADS, "room for the codes");
+    let packed = &data[rows.start * row_bytes..rows.end * row_bytes];
+    let rows: [*const u8; STRIP] =
+        from_fn(|i| packed.as_ptr().wrapping_add(i.min(rows.len() - 1) * row_bytes + units.start * UNIT));
+    let (codes, _) = codes.as_chunks_mut::<UNIT_QUADS>();
+    for (u, codes) in codes[..units.len()].iter_mut().enumerate() {
+        ahead.prefetch(u);
+        for half in 0..2 {
+            // SAFETY: each of the pointers is to the first of `units` in a row of `packed`, and the first assertion
+            // has all of them in the row.
+            let two = |r: usize| unsafe { load_two(rows[r].add(u * UNIT).cast(), rows[r + 16].add(u * UNIT).cast()) };
+            let r = 8 * half;
+            let a = transpose([two(r), two(r + 1), two(r + 2), two(r + 3)]);
+            let b = transpose([two(r + 4), two(r + 5), two(r + 6), two(r + 7)]);
+            for d in 0..8 {
+                let quads = if d < 4 {
+                    _mm512_shuffle_i32x4::<0b10_00_10_00>(a[d], b[d])
+                } else {
+                    _mm512_shuffle_i32x4::<0b11_01_11_01>(a[d - 4], b[d - 4])
+                };
+                let quarters = [
+                    _mm512_srli_epi16::<6>(quads),
+                    _mm512_srli_epi16::<4>(quads),
+                    _mm512_srli_epi16::<2>(quads),
+                    quads,
+                ];
+                for (i, quarter) in quarters.into_iter().enumerate() {
+                    store(&mut codes[8 * i + d], half, _mm512_and_si512(quarter, three));
+                }
+            }
+        }
+    }
+}
+
+/// Groups of a unit of T5.
+const GROUPS: usize = unit(Layout::T5) / t5::GROUP;
+
+/// A group's codes by its magnitude, two bits each: `[group][0]` has those of quad `group` where they stand in it,
+/// `[group][1]` those of the next quad.
+static T5_CODES: [[[u8; t5::TABLE]; 2]; GROUPS] = {
+    let mut table = [[[0; t5::TABLE]; 2]; GROUPS];
+    let mut i = 0;
+    while i < GROUPS * t5::GROUP * t5::TABLE {
+        let (column, m) = (i / t5::TABLE, i % t5::TABLE);
+        let group = column / t5::GROUP;
+        let code = t5::digits(t5::value(m as u8))[column % t5::GROUP] + 1;
+        table[group][column / QUAD - group][m] |= (code as u8) << (2 * (column % QUAD));
+        i += 1;
+    }
+    table
+};
+
+/// Code 2 wherever [`T5_CODES`] has a code.
+const T5_TWOS: [[u8; 2]; GROUPS] = {
+    let mut twos = [[0; 2]; GROUPS];
+    let mut column = 0;
+    while column < GROUPS * t5::GROUP {
+        let group = column / t5::GROUP;
+        twos[group][column / QUAD - group] |= 2 << (2 * (column % QUAD));
+        column += 1;
+    }
+    twos
+};
+
+/// Which row's byte of two units stands where: in lane `i` of 64 bits those of lane `i` of the first unit's first half,
+/// its second half, the second unit's halves, two rows each.
+static ROWS_TO_LANES: [u8; 64] = {
+    let mut from = [0; 64];
+    let mut to = 0;
+    while to < 64 {
+        let (unit, half, lane) = (to % 8 / 4, to % 4 / 2, to / 8);
+        // A half's lanes of 128 bits have rows 0-3, 16-19, 4-7, 20-23.
+        from[to] = (32 * unit + 8 * half + lane / 4 * 4 + lane / 2 % 2 * 16 + lane % 2 * 2 + to % 2) as u8;
+        to += 1;
+    }
+    from
+};
+
+/// The bits that make each byte of a half: `[2 unit + half]`, four codes of two rows in each lane.
+static LANES_TO_CODES: [[u8; 64]; 4] = {
+    let mut bits = [[0; 64]; 4];
+    let mut i = 0;
+    while i < 4 * 64 {
+        bits[i / 64][i % 64] = (i / 64 * 16 + i % 8 / 4 * 8 + i % 4 * 2) as u8;
+        i += 1;
+    }
+    bits
+};
+
+/// Decodes units of the rows of a tile's block from `r` on. Groups past the last are read as zeros.
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vbmi")]
+fn decode_t5(block: &[u8], r: usize, units: Range<usize>, ahead: Ahead, codes: &mut [Quad]) {
+    const STRIPS: usize = t5::TILE_ROWS / STRIP;
+    let three = _mm512_set1_epi8(3);
+    let tables = T5_CODES.each_ref().map(|parts| {
+        parts.each_ref().map(|table| {
+            let (halves, _) = table.as_chunks::<64>();
+            [load(&halves[0]), load(&halves[1])]
+        })
+    });
+    let (rows_to_lanes, lanes_to_codes) = (load(&ROWS_TO_LANES), LANES_TO_CODES.each_ref().map(|bits| load(bits)));
+    let (halves, _) = block.as_chunks::<STRIP>();
+    let (codes, _) = codes.as_chunks_mut::<{ t5::GROUP }>();
+    for (i, codes) in codes[..units.len()].chunks_mut(2).enumerate() {
+        let unit = units.start + 2 * i;
+        ahead.prefetch(2 * i);
+        ahead.prefetch(2 * i + 1);
+        let mut packed = [_mm512_setzero_si512(); t5::GROUP];
+        for group in 0..GROUPS {
+            let bytes = |unit: usize| {
+                let bytes = halves.get((unit * GROUPS + group) * STRIPS + r / STRIP);
+                bytes.unwrap_or(&[0; STRIP])
+            };
+            let bytes = _mm512_permutexvar_epi8(rows_to_lanes, load_both(bytes(unit), bytes(unit + 1)));
+            let negative = _mm512_movepi8_mask(bytes);
+            for part in 0..2 {
+                let [low, high] = tables[group][part];
+                let codes = _mm512_permutex2var_epi8(low, bytes, high);
+                let twos = _mm512_set1_epi8(T5_TWOS[group][part] as i8);
+                let codes = _mm512_mask_sub_epi8(codes, negative, twos, codes);
+                packed[group + part] = _mm512_or_si512(packed[group + part], codes);
+            }
+        }
+        for (u, codes) in codes.iter_mut().enumerate() {
+            for (quad, packed) in codes.iter_mut().zip(packed) {
+                for half in 0..2 {
+                    let bits = _mm512_multishift_epi64_epi8(lanes_to_codes[2 * u + half], packed);
+                    store(quad, half, _mm512_and_si512(bits, three));
+                }
+            }
+        }
+    }
+}
+
+/// The 4 x 4 numbers of 32 bits of each lane of four registers, rows for columns.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn transpose([a, b, c, d]: [__m512i; 4]) -> [__m512i; 4] {
+    let (ab, cd) = (_mm512_unpacklo_epi32(a, b), _mm512_unpacklo_epi32(c, d));
+    let (ab_high, cd_high) = (_mm512_unpackhi_epi32(a, b), _mm512_unpackhi_epi32(c, d));
+    [
+        _mm512_unpacklo_epi64(ab, cd),
+        _mm512_unpackhi_epi64(ab, cd),
+        _mm512_unpacklo_epi64(ab_high, cd_high),
+        _mm512_unpackhi_epi64(ab_high, cd_high),
+    ]
+}
+
+/// # Safety
+/// The pointers are to readable memory.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn load_two(low: *const [u8; 32], high: *const [u8; 32]) -> __m512i {
+    // SAFETY: the caller vouches for 32 readable bytes each; the loads need no alignment.
+    unsafe {
+        let (low, high) = (_mm256_loadu_si256(low.cast()), _mm256_loadu_si256(high.cast()));
+        _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high)
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn load_both(low: &[u8; 32], high: &[u8; 32]) -> __m512i {
+    // SAFETY: the references are to readable bytes.
+    unsafe { load_two(low, high) }
+}
+
+/// Writes a half of a quad.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn store(quad: &mut Quad, half: usize, x: __m512i) {
+    let halves: &mut [[u8; 64]; 2] = bytemuck::cast_mut(quad);
+    // SAFETY: the reference is to 64 writable bytes; the store needs no alignment.
+    unsafe { _mm512_storeu_si512(halves[half].as_mut_ptr().cast(), x) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::{Geometry, c2};
+    use crate::gemv::tile_block;
+    use crate::isa::{Isa, Level};
+    use crate::testing::{Random, any_bytes};
+    use std::vec;
+    use std::vec::Vec;
+
+    /// Two strips at least, the last one of I2_S short; a block whose last unit is short, but in I2_S.
+    const ROWS: usize = 75;
+    const COLS: usize = 640;
+
+    /// Compares a decoder with AVX2's on all strips of random bytes and several ranges of units.
+    fn check(layout: Layout, decode: unsafe fn(&Packed, Range<usize>, Ahead, &mut [Quad])) {
+        let geometry = Geometry::new(layout, ROWS, COLS, COLS).unwrap();
+        let mut random = Random::new(layout as u64);
+        let data = any_bytes(&geometry, &mut random);
+        let (tile_rows, quads) = (geometry.tile_rows(), unit(layout) / QUAD);
+        let units = COLS.div_ceil(unit(layout));
+        for slot in (0..geometry.n_tiles() * tile_rows).step_by(STRIP) {
+            let (tile, r) = (slot / tile_rows, slot % tile_rows);
+            let packed = match layout {
+                Layout::I2S => {
+                    let rows = slot..(slot + STRIP).min(ROWS);
+                    Packed::I2s { data: &data, row_bytes: COLS / 4, rows }
+                }
+                Layout::C2 => Packed::C2 { lines: c2::tile_lines(&geometry, &data, tile), r },
+                Layout::T3 => Packed::T3 { block: tile_block(&geometry, &data, tile, 0) },
+                Layout::T5 => Packed::T5 { block: tile_block(&geometry, &data, tile, 0), r },
+            };
+            for units in [0..units, 0..1, 1..units - 1, units - 2..units, units - 1..units] {
+                // What no decoder writes stays as it is: there is a quad too many.
+                let before: Vec<Quad> = vec![[[0x55; 32]; 4]; units.len() * quads + 1];
+                let (mut expected, mut codes) = (before.clone(), before);
+                let ahead = Ahead::new(&data, units.len());
+                // SAFETY: the callers have found the levels of both decoders.
+                unsafe {
+                    avx2::decode(&packed, units.clone(), ahead, &mut expected[..units.len() * quads]);
+                    decode(&packed, units.clone(), ahead, &mut codes[..units.len() * quads]);
+                }
+                assert!(codes == expected, "{layout:?}, strip at row {slot}, units {units:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn decoding_with_avx512_is_decoding_with_avx2() {
+        if Isa::detect().supports(Level::Avx512) {
+            for layout in [Layout::I2S, Layout::C2, Layout::T3, Layout::T5] {
+                check(layout, super::decode);
+            }
+        }
+        if Isa::detect().supports(Level::Avx512Vbmi) {
+            for layout in [Layout::I2S, Layout::C2, Layout::T3, Layout::T5] {
+                check(layout, decode_vbmi);
+            }
+        }
+    }
+}
