@@ -74,7 +74,7 @@ pub struct Kernel {
     /// Whether it leaves out the columns whose activation is 0.
     pub skips_columns: bool,
     /// Of a GEMV kernel: from this many vectors on, decoding weights once for all of them, as the GEMM of its level
-    /// does, is faster. Measured, see `benches/README.md`.
+    /// does, is faster. Of a GEMM kernel: from this many on it is faster than any GEMV. Measured, see `benches/README.md`.
     pub gemm_from: usize,
 }
 

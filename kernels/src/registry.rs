@@ -34,7 +34,7 @@ macro_rules! gemv {
 }
 
 macro_rules! gemm {
-    ($name:literal, $layout:ident, $level:ident, $module:ident) => {
+    ($name:literal, $layout:ident, $level:ident, $module:ident $(, from: $from:literal)?) => {
         Kernel {
             name: $name,
             layout: Layout::$layout,
@@ -46,9 +46,11 @@ macro_rules! gemm {
             run: gemm::$module::run,
             run_rows: None,
             skips_columns: false,
-            gemm_from: 0,
+            gemm_from: gemm!(@from $($from)?),
         }
     };
+    (@from) => { usize::MAX };
+    (@from $from:literal) => { $from };
 }
 
 macro_rules! skip_columns {
@@ -122,7 +124,7 @@ static KERNELS: &[Kernel] = &[
     skip_columns!("gemm-c2-neon", Gemm, Neon, neon),
     skip_columns!("gemm-c2-scalar", Gemm, Scalar, scalar),
     #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
-    gemm!("gemm-t5-amx", T5, Amx, amx),
+    gemm!("gemm-t5-amx", T5, Amx, amx, from: 6),
     #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
     gemm!("gemm-t5-avx512vbmi", T5, Avx512Vbmi, avx512vbmi),
     #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
@@ -137,7 +139,7 @@ static KERNELS: &[Kernel] = &[
     gemm!("gemm-t5-neon", T5, Neon, neon),
     gemm!("gemm-t5-scalar", T5, Scalar, scalar),
     #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
-    gemm!("gemm-t3-amx", T3, Amx, amx),
+    gemm!("gemm-t3-amx", T3, Amx, amx, from: 6),
     #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
     gemm!("gemm-t3-avx512vnni", T3, Avx512Vnni, avx512vnni),
     #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
@@ -150,7 +152,7 @@ static KERNELS: &[Kernel] = &[
     gemm!("gemm-t3-neon", T3, Neon, neon),
     gemm!("gemm-t3-scalar", T3, Scalar, scalar),
     #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
-    gemm!("gemm-i2s-amx", I2S, Amx, amx),
+    gemm!("gemm-i2s-amx", I2S, Amx, amx, from: 6),
     #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
     gemm!("gemm-i2s-avx512vnni", I2S, Avx512Vnni, avx512vnni),
     #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
@@ -223,19 +225,24 @@ const fn gemm_cost(isa: Isa) -> (f64, f64) {
 }
 
 /// The share of I2_S's pairs of a row and one of several vectors below which it is faster to multiply only these pairs, rows of
-/// their own for each vector, than all of them with what `operation` has on `isa`.
+/// their own for each of `n_vectors` vectors, than all of them with what `operation` has on `isa`.
 ///
 /// From the rates of 6912 x 2560: a vector alone against one of eight (GEMV) or 512 (GEMM), weights in the cache, on a Zen 5
 /// and a Sapphire Rapids.
 #[must_use]
-pub fn skipping_rows_pays_below(isa: Isa, operation: Operation) -> f64 {
+pub fn skipping_rows_pays_below(isa: Isa, operation: Operation, n_vectors: usize) -> f64 {
     let shared_work = isa.supports(Level::Avx512Vnni);
     match operation {
         Operation::Gemv if shared_work => 0.4,
         Operation::Gemv => 0.9,
-        Operation::Gemm if isa.supports(Level::Amx) => 0.07,
-        Operation::Gemm if shared_work => 0.3,
-        Operation::Gemm => gemm_cost(isa).0,
+        Operation::Gemm => {
+            let (each, decoding) = match gemm_cost(isa) {
+                _ if isa.supports(Level::Amx) => (0.07, 2.0),
+                _ if shared_work => (0.3, 2.0),
+                cost => cost,
+            };
+            each + decoding / n_vectors as f64
+        }
     }
 }
 

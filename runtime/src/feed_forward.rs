@@ -84,7 +84,7 @@ impl<O: Observer> Forward<'_, O> {
         let (gate, up, norm) = (&layer.gate, &layer.up, Some(&layer.ffn_norm));
         let (n, rows) = (x.n_tokens(), gate.rows());
         let (mut inputs, [gate_input, up_input]) = self.prepare_all([gate, up], x, norm);
-        let pays_below = if n == 1 { 1.0 } else { up.skipping_rows_pays_below(inputs[up_input].operation()) };
+        let pays_below = if n == 1 { 1.0 } else { up.skipping_rows_pays_below(inputs[up_input].operation(), n) };
         // What rows are multiplied with one by one has another form than what a GEMM takes, so it is made only if it
         // seems that it will be used.
         let mut alone = up_input;

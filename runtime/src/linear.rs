@@ -307,7 +307,8 @@ impl Linear {
 
     /// What multiplies so many vectors fastest.
     pub(crate) fn operation(&self, n_vectors: usize) -> Operation {
-        if n_vectors < self.plan.kernel(Operation::Gemv).gemm_from { Operation::Gemv } else { Operation::Gemm }
+        let from = [Operation::Gemv, Operation::Gemm].map(|operation| self.plan.kernel(operation).gemm_from);
+        if n_vectors < from[0].min(from[1]) { Operation::Gemv } else { Operation::Gemm }
     }
 
     /// The same where a share of the activations is not 0.
@@ -321,8 +322,8 @@ impl Linear {
 
     /// The share of pairs of a row and a vector below which it is faster to skip all others than to
     /// multiply them too.
-    pub(crate) fn skipping_rows_pays_below(&self, operation: Operation) -> f64 {
-        registry::skipping_rows_pays_below(self.plan.isa(), operation)
+    pub(crate) fn skipping_rows_pays_below(&self, operation: Operation, n_vectors: usize) -> f64 {
+        registry::skipping_rows_pays_below(self.plan.isa(), operation, n_vectors)
     }
 
     pub(crate) fn kernel_name(&self, operation: Operation) -> &'static str {
