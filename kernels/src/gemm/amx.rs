@@ -24,7 +24,8 @@
 //!
 //! Source of the instructions: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 1, chapter 18.
 
-use super::avx2::strips::{Blocking, Quad, Strip, drive};
+use super::avx2::strips::{Blocking, Packed, Quad, Strip, drive};
+use super::avx512::decode;
 use super::avx512vnni::add;
 use crate::format::Geometry;
 use crate::line::Line;
@@ -58,7 +59,8 @@ pub(crate) unsafe fn run(
     // SAFETY: the caller vouches for AMX.
     let mut shapes = unsafe { Tiles::new() };
     let multiply = |strip: &mut Strip, vectors: Range<usize>| multiply(&mut shapes, strip, vectors);
-    drive(geometry, data, tiles, prepared, n_vectors, out, BLOCKING, multiply);
+    let decode = |packed: &Packed, units, codes: &mut _| decode(packed, units, codes);
+    drive(geometry, data, tiles, prepared, n_vectors, out, BLOCKING, decode, multiply);
 }
 
 /// Adds a strip's products.

@@ -19,7 +19,7 @@
 //!   within 2 * 2 * 128 = 512 and the 62 quads of a run within 31,744. Sums of whole rows fit 32 bits
 //!   ([`crate::format::MAX_COLS`]).
 
-mod decode;
+pub(super) mod decode;
 pub(super) mod strips;
 
 use crate::format::{Geometry, Layout};
@@ -27,7 +27,8 @@ use crate::line::Line;
 use core::arch::asm;
 use core::arch::x86_64::*;
 use core::ops::Range;
-use strips::{Blocking, Columns, Quad, STRIP, Strip, drive};
+use decode::decode;
+use strips::{Blocking, Columns, Packed, Quad, STRIP, Strip, drive};
 
 const BLOCKING: Blocking = Blocking { vectors: 128, together: 4, quads: 2, panel: 320, starts: false };
 
@@ -60,7 +61,9 @@ pub(crate) fn run(
     out: &mut [i32],
 ) {
     let most = run_pairs(geometry.layout);
-    drive(geometry, data, tiles, prepared, n_vectors, out, BLOCKING, |strip, vectors| multiply(strip, vectors, most));
+    let decode = |packed: &Packed, units, codes: &mut _| decode(packed, units, codes);
+    let multiply = |strip: &mut Strip, vectors| multiply(strip, vectors, most);
+    drive(geometry, data, tiles, prepared, n_vectors, out, BLOCKING, decode, multiply);
 }
 
 /// Adds a strip's products, in runs of at most `most_pairs`.

@@ -14,7 +14,8 @@
 //! * Bound: the instruction adds four products to 32 bits without saturating. Sums of whole rows fit
 //!   ([`crate::format::MAX_COLS`]).
 
-use super::avx2::strips::{Blocking, Columns, Strip, drive};
+use super::avx2::decode::decode;
+use super::avx2::strips::{Blocking, Columns, Packed, Strip, drive};
 use super::avx2::{add, load};
 use crate::format::Geometry;
 use crate::line::Line;
@@ -37,7 +38,9 @@ pub(crate) fn run(
     n_vectors: usize,
     out: &mut [i32],
 ) {
-    drive(geometry, data, tiles, prepared, n_vectors, out, BLOCKING, |strip, vectors| multiply(strip, vectors));
+    let decode = |packed: &Packed, units, codes: &mut _| decode(packed, units, codes);
+    let multiply = |strip: &mut Strip, vectors| multiply(strip, vectors);
+    drive(geometry, data, tiles, prepared, n_vectors, out, BLOCKING, decode, multiply);
 }
 
 /// Adds a strip's products.

@@ -1,16 +1,27 @@
 //! Packed weights as codes (trit plus one) in the order of the product: quads of columns, octets of rows.
 
-use super::strips::{QUAD, Quad, STRIP};
+use super::strips::{Packed, QUAD, Quad, STRIP};
 use super::{load, load_twice, store};
 use crate::format::{c2, i2s, t3, t5};
 use core::arch::x86_64::*;
 use core::array::from_fn;
 use core::ops::Range;
 
+/// Decodes units of packed weights, the first into the first of `codes`.
+#[target_feature(enable = "avx2")]
+pub(in crate::gemm) fn decode(packed: &Packed, units: Range<usize>, codes: &mut [Quad]) {
+    match *packed {
+        Packed::I2s { data, row_bytes, ref rows } => decode_i2s(data, row_bytes, rows.clone(), units, codes),
+        Packed::C2 { lines, r } => decode_c2(lines, r, units, codes),
+        Packed::T3 { block } => decode_t3(block, units, codes),
+        Packed::T5 { block, r } => decode_t5(block, r, units, codes),
+    }
+}
+
 /// Decodes units of at most [`STRIP`] neighbouring rows; where there are fewer, the last one stands
 /// in for those that are missing.
 #[target_feature(enable = "avx2")]
-pub(super) fn decode_i2s(data: &[u8], row_bytes: usize, rows: Range<usize>, units: Range<usize>, codes: &mut [Quad]) {
+fn decode_i2s(data: &[u8], row_bytes: usize, rows: Range<usize>, units: Range<usize>, codes: &mut [Quad]) {
     let three = _mm256_set1_epi8(3);
     let bytes = units.start * (i2s::BLOCK / 4)..units.end * (i2s::BLOCK / 4);
     let octets: [[&[[u8; 32]]; 8]; 4] = from_fn(|octet| {
@@ -75,7 +86,7 @@ fn transpose_halves([a, b, c, d]: [__m256i; 4]) -> [__m256i; 4] {
 
 /// Decodes units of four columns, of the rows of a tile from `r` on. Columns past the last are read as code 0.
 #[target_feature(enable = "avx2")]
-pub(super) fn decode_c2(lines: &[[u8; c2::LINE]], r: usize, units: Range<usize>, codes: &mut [Quad]) {
+fn decode_c2(lines: &[[u8; c2::LINE]], r: usize, units: Range<usize>, codes: &mut [Quad]) {
     let three = _mm256_set1_epi8(3);
     // A half of a line is a block of I2_S: a quarter of its bits is 32 rows.
     let (half, quarter) = (r / i2s::BLOCK, r % i2s::BLOCK / STRIP);
@@ -112,7 +123,7 @@ pub(super) const SUPER_PLANES: usize = 1 + t3::SUPER / 2;
 
 /// Decodes super-groups of a tile's block.
 #[target_feature(enable = "avx2")]
-pub(super) fn decode_t3(block: &[u8], units: Range<usize>, codes: &mut [Quad]) {
+fn decode_t3(block: &[u8], units: Range<usize>, codes: &mut [Quad]) {
     let (planes, _) = block.as_chunks::<{ t3::PLANE }>();
     let digits = T3_DIGITS.each_ref().map(|table| load_twice(table));
     let (one, low_nibble) = (_mm256_set1_epi8(1), _mm256_set1_epi8(15));
@@ -177,7 +188,7 @@ static T5_HIGH: [[u8; 16]; 3] = {
 
 /// Decodes units of four groups, of the rows of a tile's block from `r` on.
 #[target_feature(enable = "avx2")]
-pub(super) fn decode_t5(block: &[u8], r: usize, units: Range<usize>, codes: &mut [Quad]) {
+fn decode_t5(block: &[u8], r: usize, units: Range<usize>, codes: &mut [Quad]) {
     let tables = T5Tables {
         first: load_twice(&T5_QUOTIENTS.0),
         last: load_twice(&T5_QUOTIENTS.1),

@@ -3,7 +3,7 @@
 //! ```text
 //! for each group of vectors, each block, each panel (at most 320 quads of columns):
 //!     for each strip of 32 rows:
-//!         decode the strip: codes[quad][octet] = 8 rows x 4 columns
+//!         decode the strip: codes[quad][octet] = 8 rows x 4 columns   (each instruction set its own way)
 //!         multiply it with the group's vectors                        (each instruction set its own way)
 //! ```
 //!
@@ -17,7 +17,7 @@
 //! * A panel is rounded up to [`Blocking::quads`] quads: what stands in the codes there is multiplied with the zeros
 //!   that a block of activations is padded with.
 
-use super::decode::{SUPER_PLANES, decode_c2, decode_i2s, decode_t3, decode_t5};
+use super::decode::SUPER_PLANES;
 use crate::format::{Geometry, Layout, c2, i2s, t3, t5};
 use crate::gemm::{Prepared, TOGETHER, unit};
 use crate::gemv::tile_block;
@@ -53,6 +53,18 @@ pub(in crate::gemm) struct Blocking {
     pub(in crate::gemm) panel: usize,
     /// Whether it sets the sums of a block's first panel itself ([`Strip::start`]) instead of adding to them.
     pub(in crate::gemm) starts: bool,
+}
+
+/// The packed weights of a strip, all columns of a block.
+pub(in crate::gemm) enum Packed<'a> {
+    /// Neighbouring rows; where there are fewer than [`STRIP`], the last one stands in for those that are missing.
+    I2s { data: &'a [u8], row_bytes: usize, rows: Range<usize> },
+    /// The rows of a tile from `r` on. Columns past the last are read as code 0.
+    C2 { lines: &'a [[u8; c2::LINE]], r: usize },
+    /// A tile's block.
+    T3 { block: &'a [u8] },
+    /// The rows of a tile's block from `r` on.
+    T5 { block: &'a [u8], r: usize },
 }
 
 /// Decoded rows, the vectors they are multiplied with, and all sums.
@@ -114,8 +126,8 @@ impl<'a> Strip<'a> {
     }
 }
 
-/// Calls `multiply(strip, vectors)` for all strips, panels and groups of vectors; it adds the products to the
-/// strip's sums.
+/// Calls `decode(packed, units, codes)` and `multiply(strip, vectors)` for all strips, panels and groups of vectors: the
+/// one decodes units of packed weights, the other adds the products to the strip's sums.
 #[target_feature(enable = "avx2")]
 #[allow(clippy::too_many_arguments, reason = "a kernel's inputs, as `RunFn` names them, and what differs")]
 pub(in crate::gemm) fn drive(
@@ -126,6 +138,7 @@ pub(in crate::gemm) fn drive(
     n_vectors: usize,
     out: &mut [i32],
     blocking: Blocking,
+    decode: impl Fn(&Packed, Range<usize>, &mut [Quad]),
     mut multiply: impl FnMut(&mut Strip, Range<usize>),
 ) {
     const { assert!(TOGETHER.is_multiple_of(QUAD)) };
@@ -135,7 +148,18 @@ pub(in crate::gemm) fn drive(
     let group = n_vectors.div_ceil(n_groups).next_multiple_of(blocking.together).max(1);
     for start in (0..n_vectors).step_by(group) {
         let vectors = start..(start + group).min(n_vectors);
-        drive_group(geometry, data, tiles.clone(), prepared, vectors, out, blocking, &mut codes, &mut multiply);
+        drive_group(
+            geometry,
+            data,
+            tiles.clone(),
+            prepared,
+            vectors,
+            out,
+            blocking,
+            &mut codes,
+            &decode,
+            &mut multiply,
+        );
     }
 }
 
@@ -151,6 +175,7 @@ fn drive_group(
     out: &mut [i32],
     blocking: Blocking,
     codes: &mut Panel,
+    decode: &impl Fn(&Packed, Range<usize>, &mut [Quad]),
     multiply: &mut impl FnMut(&mut Strip, Range<usize>),
 ) {
     let (unit_quads, tile_rows) = (unit(geometry.layout) / QUAD, geometry.tile_rows());
@@ -172,17 +197,18 @@ fn drive_group(
                 let (t, r) = (slot / tile_rows, slot % tile_rows);
                 let tile = tiles.start + t;
                 let mut n_rows = STRIP;
-                match geometry.layout {
+                let packed = match geometry.layout {
                     Layout::I2S => {
                         let rows = geometry.rows_of(tile..tiles.end);
                         let rows = rows.start..rows.end.min(rows.start + STRIP);
                         n_rows = rows.len();
-                        decode_i2s(data, geometry.cols / 4, rows, panel.clone(), codes);
+                        Packed::I2s { data, row_bytes: geometry.cols / 4, rows }
                     }
-                    Layout::C2 => decode_c2(c2::tile_lines(geometry, data, tile), r, panel.clone(), codes),
-                    Layout::T3 => decode_t3(tile_block(geometry, data, tile, b), panel.clone(), codes),
-                    Layout::T5 => decode_t5(tile_block(geometry, data, tile, b), r, panel.clone(), codes),
-                }
+                    Layout::C2 => Packed::C2 { lines: c2::tile_lines(geometry, data, tile), r },
+                    Layout::T3 => Packed::T3 { block: tile_block(geometry, data, tile, b) },
+                    Layout::T5 => Packed::T5 { block: tile_block(geometry, data, tile, b), r },
+                };
+                decode(&packed, panel.clone(), codes);
                 if r + STRIP >= tile_rows {
                     prefetch_weights(geometry, data, tile + STRIP.div_ceil(tile_rows)..tiles.end, b, panel.clone());
                 }

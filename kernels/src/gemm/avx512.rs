@@ -1,0 +1,166 @@
+//! Packed weights as codes (trit plus one) in the order of the product, with 512-bit registers: what
+//! [`super::avx2::decode`] gives, for the kernels that have AVX-512 anyway.
+//!
+//! A half of a quad, 64 bytes, is 16 rows x 4 columns. Its four lanes have four rows each; for half `h` those from
+//! `8 h`, `8 h + 16`, `8 h + 4` and `8 h + 20` on, as unpacking 32 rows makes them.
+//!
+//! I2_S: a unit's row is 32 bytes, eight numbers of 32 bits, each of which has a quad of every quarter of the unit.
+//!
+//! ```text
+//! for each half:
+//!     eight registers of two rows each, 16 rows x 8 numbers        (a load, and one that fills the upper half)
+//!     transpose them: register d = number d of all 16 rows         (24 shuffles)
+//!     for each d, each quarter: codes[8 quarter + d][half] = register d >> shift & 3
+//! ```
+//!
+//! Shifts are of 16 bits; what they bring into a byte from its neighbour is above its two low bits, which are all
+//! that is kept.
+
+use super::avx2::decode as avx2;
+use super::avx2::strips::{Packed, QUAD, Quad, STRIP};
+use crate::format::i2s;
+use core::arch::x86_64::*;
+use core::array::from_fn;
+use core::ops::Range;
+
+/// Bytes of a row of a unit of I2_S, and quads of its codes.
+const UNIT: usize = i2s::BLOCK / 4;
+const UNIT_QUADS: usize = i2s::BLOCK / QUAD;
+
+/// See [`avx2::decode`].
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
+pub(super) fn decode(packed: &Packed, units: Range<usize>, codes: &mut [Quad]) {
+    match *packed {
+        Packed::I2s { data, row_bytes, ref rows } => decode_i2s(data, row_bytes, rows.clone(), units, codes),
+        _ => avx2::decode(packed, units, codes),
+    }
+}
+
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
+fn decode_i2s(data: &[u8], row_bytes: usize, rows: Range<usize>, units: Range<usize>, codes: &mut [Quad]) {
+    let three = _mm512_set1_epi8(3);
+    let bytes = units.start * UNIT..units.end * UNIT;
+    assert!(codes.len() >= units.len() * UNIT_QUADS, "room for the codes");
+    let rows: [*const u8; STRIP] = from_fn(|i| {
+        let row = (rows.start + i).min(rows.end - 1);
+        data[row * row_bytes..][bytes.clone()].as_ptr()
+    });
+    let (codes, _) = codes.as_chunks_mut::<UNIT_QUADS>();
+    for (u, codes) in codes[..units.len()].iter_mut().enumerate() {
+        for half in 0..2 {
+            // SAFETY: each of the pointers is to the bytes of all units of a row, and `u` is one of them.
+            let two = |r: usize| unsafe { load_two(rows[r].add(u * UNIT).cast(), rows[r + 16].add(u * UNIT).cast()) };
+            let r = 8 * half;
+            let a = transpose([two(r), two(r + 1), two(r + 2), two(r + 3)]);
+            let b = transpose([two(r + 4), two(r + 5), two(r + 6), two(r + 7)]);
+            for d in 0..8 {
+                let quads = if d < 4 {
+                    _mm512_shuffle_i32x4::<0b10_00_10_00>(a[d], b[d])
+                } else {
+                    _mm512_shuffle_i32x4::<0b11_01_11_01>(a[d - 4], b[d - 4])
+                };
+                let quarters = [
+                    _mm512_srli_epi16::<6>(quads),
+                    _mm512_srli_epi16::<4>(quads),
+                    _mm512_srli_epi16::<2>(quads),
+                    quads,
+                ];
+                for (i, quarter) in quarters.into_iter().enumerate() {
+                    store(&mut codes[8 * i + d], half, _mm512_and_si512(quarter, three));
+                }
+            }
+        }
+    }
+}
+
+/// The 4 x 4 numbers of 32 bits of each lane of four registers, rows for columns.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn transpose([a, b, c, d]: [__m512i; 4]) -> [__m512i; 4] {
+    let (ab, cd) = (_mm512_unpacklo_epi32(a, b), _mm512_unpacklo_epi32(c, d));
+    let (ab_high, cd_high) = (_mm512_unpackhi_epi32(a, b), _mm512_unpackhi_epi32(c, d));
+    [
+        _mm512_unpacklo_epi64(ab, cd),
+        _mm512_unpackhi_epi64(ab, cd),
+        _mm512_unpacklo_epi64(ab_high, cd_high),
+        _mm512_unpackhi_epi64(ab_high, cd_high),
+    ]
+}
+
+/// # Safety
+/// The pointers are to readable memory.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn load_two(low: *const [u8; 32], high: *const [u8; 32]) -> __m512i {
+    // SAFETY: the caller vouches for 32 readable bytes each; the loads need no alignment.
+    unsafe {
+        let (low, high) = (_mm256_loadu_si256(low.cast()), _mm256_loadu_si256(high.cast()));
+        _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high)
+    }
+}
+
+/// Writes a half of a quad.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn store(quad: &mut Quad, half: usize, x: __m512i) {
+    let halves: &mut [[u8; 64]; 2] = bytemuck::cast_mut(quad);
+    // SAFETY: the reference is to 64 writable bytes; the store needs no alignment.
+    unsafe { _mm512_storeu_si512(halves[half].as_mut_ptr().cast(), x) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::{Geometry, Layout, c2};
+    use crate::gemm::unit;
+    use crate::gemv::tile_block;
+    use crate::isa::{Isa, Level};
+    use crate::testing::{Random, any_bytes};
+    use std::vec;
+    use std::vec::Vec;
+
+    /// Two strips at least, the last one of I2_S short; a block whose last unit is short, but in I2_S.
+    const ROWS: usize = 75;
+    const COLS: usize = 640;
+
+    /// Compares a decoder with AVX2's on all strips of random bytes and several ranges of units.
+    fn check(layout: Layout, decode: unsafe fn(&Packed, Range<usize>, &mut [Quad])) {
+        let geometry = Geometry::new(layout, ROWS, COLS, COLS).unwrap();
+        let mut random = Random::new(layout as u64);
+        let data = any_bytes(&geometry, &mut random);
+        let (tile_rows, quads) = (geometry.tile_rows(), unit(layout) / QUAD);
+        let units = COLS.div_ceil(unit(layout));
+        for slot in (0..geometry.n_tiles() * tile_rows).step_by(STRIP) {
+            let (tile, r) = (slot / tile_rows, slot % tile_rows);
+            let packed = match layout {
+                Layout::I2S => {
+                    let rows = slot..(slot + STRIP).min(ROWS);
+                    Packed::I2s { data: &data, row_bytes: COLS / 4, rows }
+                }
+                Layout::C2 => Packed::C2 { lines: c2::tile_lines(&geometry, &data, tile), r },
+                Layout::T3 => Packed::T3 { block: tile_block(&geometry, &data, tile, 0) },
+                Layout::T5 => Packed::T5 { block: tile_block(&geometry, &data, tile, 0), r },
+            };
+            for units in [0..units, 0..1, 1..units - 1, units - 2..units, units - 1..units] {
+                // What no decoder writes stays as it is: there is a quad too many.
+                let before: Vec<Quad> = vec![[[0x55; 32]; 4]; units.len() * quads + 1];
+                let (mut expected, mut codes) = (before.clone(), before);
+                // SAFETY: the callers have found the levels of both decoders.
+                unsafe {
+                    avx2::decode(&packed, units.clone(), &mut expected[..units.len() * quads]);
+                    decode(&packed, units.clone(), &mut codes[..units.len() * quads]);
+                }
+                assert!(codes == expected, "{layout:?}, strip at row {slot}, units {units:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn decoding_with_avx512_is_decoding_with_avx2() {
+        if Isa::detect().supports(Level::Avx512) {
+            for layout in [Layout::I2S, Layout::C2, Layout::T3, Layout::T5] {
+                check(layout, super::decode);
+            }
+        }
+    }
+}
