@@ -24,7 +24,7 @@
 //!
 //! Source of the instructions: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 1, chapter 18.
 
-use super::avx2::strips::{Blocking, Packed, Quad, Strip, drive};
+use super::avx2::strips::{Ahead, Blocking, Packed, Quad, Strip, drive};
 use super::avx512::decode;
 use super::avx512vnni::add;
 use crate::format::Geometry;
@@ -33,7 +33,8 @@ use core::arch::asm;
 use core::ops::Range;
 
 /// 512 vectors have 640 KiB of columns in a panel; processors with AMX have a second cache of 2 MiB.
-const BLOCKING: Blocking = Blocking { vectors: 512, together: 2 * ROWS, quads: ROWS, panel: 640, starts: true };
+const BLOCKING: Blocking =
+    Blocking { vectors: 512, together: 2 * ROWS, quads: ROWS, panel: 640, few_panel: 640, starts: true };
 
 /// Rows of a tile at most, and its bytes in a row.
 const ROWS: usize = 16;
@@ -59,7 +60,7 @@ pub(crate) unsafe fn run(
     // SAFETY: the caller vouches for AMX.
     let mut shapes = unsafe { Tiles::new() };
     let multiply = |strip: &mut Strip, vectors: Range<usize>| multiply(&mut shapes, strip, vectors);
-    let decode = |packed: &Packed, units, codes: &mut _| decode(packed, units, codes);
+    let decode = |packed: &Packed, units, ahead: Ahead, codes: &mut _| decode(packed, units, ahead, codes);
     drive(geometry, data, tiles, prepared, n_vectors, out, BLOCKING, decode, multiply);
 }
 

@@ -28,9 +28,9 @@ use core::arch::asm;
 use core::arch::x86_64::*;
 use core::ops::Range;
 use decode::decode;
-use strips::{Blocking, Columns, Packed, Quad, STRIP, Strip, drive};
+use strips::{Ahead, Blocking, Columns, Packed, Quad, STRIP, Strip, drive};
 
-const BLOCKING: Blocking = Blocking { vectors: 128, together: 4, quads: 2, panel: 320, starts: false };
+const BLOCKING: Blocking = Blocking { vectors: 128, together: 4, quads: 2, panel: 320, few_panel: 224, starts: false };
 
 /// Two quads: what one round of the inner loop takes.
 type Pair = [Quad; 2];
@@ -61,7 +61,7 @@ pub(crate) fn run(
     out: &mut [i32],
 ) {
     let most = run_pairs(geometry.layout);
-    let decode = |packed: &Packed, units, codes: &mut _| decode(packed, units, codes);
+    let decode = |packed: &Packed, units, ahead: Ahead, codes: &mut _| decode(packed, units, ahead, codes);
     let multiply = |strip: &mut Strip, vectors| multiply(strip, vectors, most);
     drive(geometry, data, tiles, prepared, n_vectors, out, BLOCKING, decode, multiply);
 }

@@ -17,7 +17,7 @@
 //! that is kept.
 
 use super::avx2::decode as avx2;
-use super::avx2::strips::{Packed, QUAD, Quad, STRIP};
+use super::avx2::strips::{Ahead, Packed, QUAD, Quad, STRIP};
 use crate::format::i2s;
 use core::arch::x86_64::*;
 use core::array::from_fn;
@@ -29,26 +29,34 @@ const UNIT_QUADS: usize = i2s::BLOCK / QUAD;
 
 /// See [`avx2::decode`].
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
-pub(super) fn decode(packed: &Packed, units: Range<usize>, codes: &mut [Quad]) {
+pub(super) fn decode(packed: &Packed, units: Range<usize>, ahead: Ahead, codes: &mut [Quad]) {
     match *packed {
-        Packed::I2s { data, row_bytes, ref rows } => decode_i2s(data, row_bytes, rows.clone(), units, codes),
-        _ => avx2::decode(packed, units, codes),
+        Packed::I2s { data, row_bytes, ref rows } => decode_i2s(data, row_bytes, rows.clone(), units, ahead, codes),
+        _ => avx2::decode(packed, units, ahead, codes),
     }
 }
 
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
-fn decode_i2s(data: &[u8], row_bytes: usize, rows: Range<usize>, units: Range<usize>, codes: &mut [Quad]) {
+fn decode_i2s(
+    data: &[u8],
+    row_bytes: usize,
+    rows: Range<usize>,
+    units: Range<usize>,
+    ahead: Ahead,
+    codes: &mut [Quad],
+) {
     let three = _mm512_set1_epi8(3);
-    let bytes = units.start * UNIT..units.end * UNIT;
+    assert!(!rows.is_empty() && units.end * UNIT <= row_bytes, "units of rows");
     assert!(codes.len() >= units.len() * UNIT_QUADS, "room for the codes");
-    let rows: [*const u8; STRIP] = from_fn(|i| {
-        let row = (rows.start + i).min(rows.end - 1);
-        data[row * row_bytes..][bytes.clone()].as_ptr()
-    });
+    let packed = &data[rows.start * row_bytes..rows.end * row_bytes];
+    let rows: [*const u8; STRIP] =
+        from_fn(|i| packed.as_ptr().wrapping_add(i.min(rows.len() - 1) * row_bytes + units.start * UNIT));
     let (codes, _) = codes.as_chunks_mut::<UNIT_QUADS>();
     for (u, codes) in codes[..units.len()].iter_mut().enumerate() {
+        ahead.prefetch(u);
         for half in 0..2 {
-            // SAFETY: each of the pointers is to the bytes of all units of a row, and `u` is one of them.
+            // SAFETY: each of the pointers is to the first of `units` in a row of `packed`, and the first assertion
+            // has all of them in the row.
             let two = |r: usize| unsafe { load_two(rows[r].add(u * UNIT).cast(), rows[r + 16].add(u * UNIT).cast()) };
             let r = 8 * half;
             let a = transpose([two(r), two(r + 1), two(r + 2), two(r + 3)]);
@@ -124,7 +132,7 @@ mod tests {
     const COLS: usize = 640;
 
     /// Compares a decoder with AVX2's on all strips of random bytes and several ranges of units.
-    fn check(layout: Layout, decode: unsafe fn(&Packed, Range<usize>, &mut [Quad])) {
+    fn check(layout: Layout, decode: unsafe fn(&Packed, Range<usize>, Ahead, &mut [Quad])) {
         let geometry = Geometry::new(layout, ROWS, COLS, COLS).unwrap();
         let mut random = Random::new(layout as u64);
         let data = any_bytes(&geometry, &mut random);
@@ -145,10 +153,11 @@ mod tests {
                 // What no decoder writes stays as it is: there is a quad too many.
                 let before: Vec<Quad> = vec![[[0x55; 32]; 4]; units.len() * quads + 1];
                 let (mut expected, mut codes) = (before.clone(), before);
+                let ahead = Ahead::new(&data, units.len());
                 // SAFETY: the callers have found the levels of both decoders.
                 unsafe {
-                    avx2::decode(&packed, units.clone(), &mut expected[..units.len() * quads]);
-                    decode(&packed, units.clone(), &mut codes[..units.len() * quads]);
+                    avx2::decode(&packed, units.clone(), ahead, &mut expected[..units.len() * quads]);
+                    decode(&packed, units.clone(), ahead, &mut codes[..units.len() * quads]);
                 }
                 assert!(codes == expected, "{layout:?}, strip at row {slot}, units {units:?}");
             }

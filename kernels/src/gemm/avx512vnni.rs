@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! for each eight vectors (then four, two, one):
-//!     for each quad:
+//!     for each quad (then in two, four, eight sums that take turns):
 //!         sums[vector][half] += dpbusd(codes[quad][half], the vector's 4 activations in all lanes)
 //! ```
 //!
@@ -14,7 +14,7 @@
 //! * Bound: the instruction adds four products to 32 bits without saturating. Sums of whole rows fit
 //!   ([`crate::format::MAX_COLS`]).
 
-use super::avx2::strips::{Blocking, Columns, Packed, Strip, drive};
+use super::avx2::strips::{Ahead, Blocking, Columns, Packed, Quad, Strip, drive};
 use super::avx512::decode;
 use crate::format::Geometry;
 use crate::line::Line;
@@ -22,7 +22,7 @@ use core::arch::x86_64::*;
 use core::ops::Range;
 
 /// 256 vectors have 320 KiB of columns in a panel; processors with AVX-512 have a second cache of 1 MiB or more.
-const BLOCKING: Blocking = Blocking { vectors: 256, together: 8, quads: 1, panel: 320, starts: true };
+const BLOCKING: Blocking = Blocking { vectors: 256, together: 8, quads: 1, panel: 320, few_panel: 160, starts: true };
 
 pub(crate) fn prepare(geometry: &Geometry, codes: &[i8], out: &mut [Line]) {
     super::prepare(geometry, codes, out);
@@ -38,7 +38,7 @@ pub(crate) fn run(
     n_vectors: usize,
     out: &mut [i32],
 ) {
-    let decode = |packed: &Packed, units, codes: &mut _| decode(packed, units, codes);
+    let decode = |packed: &Packed, units, ahead: Ahead, codes: &mut _| decode(packed, units, ahead, codes);
     let multiply = |strip: &mut Strip, vectors| multiply(strip, vectors);
     drive(geometry, data, tiles, prepared, n_vectors, out, BLOCKING, decode, multiply);
 }
@@ -51,43 +51,62 @@ fn multiply(strip: &mut Strip, vectors: Range<usize>) {
         for next in (v + 8)..(v + 16).min(vectors.end) {
             strip.prefetch_sums(next);
         }
-        multiply_some::<8>(strip, v);
+        multiply_some::<8, 1>(strip, v);
         v += 8;
     }
     if vectors.end - v >= 4 {
-        multiply_some::<4>(strip, v);
+        multiply_some::<4, 2>(strip, v);
         v += 4;
     }
     if vectors.end - v >= 2 {
-        multiply_some::<2>(strip, v);
+        multiply_some::<2, 4>(strip, v);
         v += 2;
     }
     if vectors.end - v == 1 {
-        multiply_some::<1>(strip, v);
+        multiply_some::<1, 8>(strip, v);
     }
 }
 
-/// Adds codes times activations for `N` vectors from `v` on.
+/// Adds codes times activations for `N` vectors from `v` on, in `CHAINS` sums for each vector and half, which take
+/// turns.
 #[inline]
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]
-fn multiply_some<const N: usize>(strip: &mut Strip, v: usize) {
+fn multiply_some<const N: usize, const CHAINS: usize>(strip: &mut Strip, v: usize) {
     let codes = strip.codes;
     let mut vectors: [Columns; N] = [&[]; N];
     for (i, vector) in vectors.iter_mut().enumerate() {
         *vector = &strip.columns(v + i)[..codes.len()];
     }
-    let mut sums = [[_mm512_setzero_si512(); 2]; N];
-    for (q, codes) in codes.iter().enumerate() {
-        let [low, high]: &[[u8; 64]; 2] = bytemuck::cast_ref(codes);
-        let (low, high) = (load(low), load(high));
-        for (sums, vector) in sums.iter_mut().zip(vectors) {
-            let a = _mm512_set1_epi32(i32::from_le_bytes(vector[q]));
-            sums[0] = _mm512_dpbusd_epi32(sums[0], low, a);
-            sums[1] = _mm512_dpbusd_epi32(sums[1], high, a);
+    let mut chains = [[[_mm512_setzero_si512(); 2]; N]; CHAINS];
+    let whole = codes.len() / CHAINS * CHAINS;
+    for q in (0..whole).step_by(CHAINS) {
+        for (i, sums) in chains.iter_mut().enumerate() {
+            multiply_quad(&codes[q + i], vectors, q + i, sums);
         }
     }
-    for (i, [low, high]) in sums.into_iter().enumerate() {
-        add(strip, v + i, low, high);
+    for q in whole..codes.len() {
+        multiply_quad(&codes[q], vectors, q, &mut chains[0]);
+    }
+    for i in 0..N {
+        let mut sums = [_mm512_setzero_si512(); 2];
+        for chain in &chains {
+            sums[0] = _mm512_add_epi32(sums[0], chain[i][0]);
+            sums[1] = _mm512_add_epi32(sums[1], chain[i][1]);
+        }
+        add(strip, v + i, sums[0], sums[1]);
+    }
+}
+
+/// Adds the products of quad `q`.
+#[inline]
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]
+fn multiply_quad<const N: usize>(codes: &Quad, vectors: [Columns; N], q: usize, sums: &mut [[__m512i; 2]; N]) {
+    let [low, high]: &[[u8; 64]; 2] = bytemuck::cast_ref(codes);
+    let (low, high) = (load(low), load(high));
+    for (sums, vector) in sums.iter_mut().zip(vectors) {
+        let a = _mm512_set1_epi32(i32::from_le_bytes(vector[q]));
+        sums[0] = _mm512_dpbusd_epi32(sums[0], low, a);
+        sums[1] = _mm512_dpbusd_epi32(sums[1], high, a);
     }
 }
 

@@ -15,14 +15,14 @@
 //!   ([`crate::format::MAX_COLS`]).
 
 use super::avx2::decode::decode;
-use super::avx2::strips::{Blocking, Columns, Packed, Strip, drive};
+use super::avx2::strips::{Ahead, Blocking, Columns, Packed, Strip, drive};
 use super::avx2::{add, load};
 use crate::format::Geometry;
 use crate::line::Line;
 use core::arch::x86_64::*;
 use core::ops::Range;
 
-const BLOCKING: Blocking = Blocking { vectors: 128, together: 2, quads: 1, panel: 320, starts: false };
+const BLOCKING: Blocking = Blocking { vectors: 128, together: 2, quads: 1, panel: 320, few_panel: 160, starts: false };
 
 pub(crate) fn prepare(geometry: &Geometry, codes: &[i8], out: &mut [Line]) {
     super::prepare(geometry, codes, out);
@@ -38,7 +38,7 @@ pub(crate) fn run(
     n_vectors: usize,
     out: &mut [i32],
 ) {
-    let decode = |packed: &Packed, units, codes: &mut _| decode(packed, units, codes);
+    let decode = |packed: &Packed, units, ahead: Ahead, codes: &mut _| decode(packed, units, ahead, codes);
     let multiply = |strip: &mut Strip, vectors| multiply(strip, vectors);
     drive(geometry, data, tiles, prepared, n_vectors, out, BLOCKING, decode, multiply);
 }

@@ -1,6 +1,6 @@
 //! Packed weights as codes (trit plus one) in the order of the product: quads of columns, octets of rows.
 
-use super::strips::{Packed, QUAD, Quad, STRIP};
+use super::strips::{Ahead, Packed, QUAD, Quad, STRIP};
 use super::{load, load_twice, store};
 use crate::format::{c2, i2s, t3, t5};
 use core::arch::x86_64::*;
@@ -9,19 +9,26 @@ use core::ops::Range;
 
 /// Decodes units of packed weights, the first into the first of `codes`.
 #[target_feature(enable = "avx2")]
-pub(in crate::gemm) fn decode(packed: &Packed, units: Range<usize>, codes: &mut [Quad]) {
+pub(in crate::gemm) fn decode(packed: &Packed, units: Range<usize>, ahead: Ahead, codes: &mut [Quad]) {
     match *packed {
-        Packed::I2s { data, row_bytes, ref rows } => decode_i2s(data, row_bytes, rows.clone(), units, codes),
+        Packed::I2s { data, row_bytes, ref rows } => decode_i2s(data, row_bytes, rows.clone(), units, ahead, codes),
         Packed::C2 { lines, r } => decode_c2(lines, r, units, codes),
-        Packed::T3 { block } => decode_t3(block, units, codes),
-        Packed::T5 { block, r } => decode_t5(block, r, units, codes),
+        Packed::T3 { block } => decode_t3(block, units, ahead, codes),
+        Packed::T5 { block, r } => decode_t5(block, r, units, ahead, codes),
     }
 }
 
 /// Decodes units of at most [`STRIP`] neighbouring rows; where there are fewer, the last one stands
 /// in for those that are missing.
 #[target_feature(enable = "avx2")]
-fn decode_i2s(data: &[u8], row_bytes: usize, rows: Range<usize>, units: Range<usize>, codes: &mut [Quad]) {
+fn decode_i2s(
+    data: &[u8],
+    row_bytes: usize,
+    rows: Range<usize>,
+    units: Range<usize>,
+    ahead: Ahead,
+    codes: &mut [Quad],
+) {
     let three = _mm256_set1_epi8(3);
     let bytes = units.start * (i2s::BLOCK / 4)..units.end * (i2s::BLOCK / 4);
     let octets: [[&[[u8; 32]]; 8]; 4] = from_fn(|octet| {
@@ -31,6 +38,7 @@ fn decode_i2s(data: &[u8], row_bytes: usize, rows: Range<usize>, units: Range<us
         })
     });
     for (u, codes) in codes.as_chunks_mut::<{ i2s::BLOCK / QUAD }>().0.iter_mut().enumerate() {
+        ahead.prefetch(u);
         for (octet, rows) in octets.iter().enumerate() {
             let mut bytes = [three; 8];
             for (bytes, row) in bytes.iter_mut().zip(rows) {
@@ -123,11 +131,14 @@ pub(super) const SUPER_PLANES: usize = 1 + t3::SUPER / 2;
 
 /// Decodes super-groups of a tile's block.
 #[target_feature(enable = "avx2")]
-fn decode_t3(block: &[u8], units: Range<usize>, codes: &mut [Quad]) {
+fn decode_t3(block: &[u8], units: Range<usize>, ahead: Ahead, codes: &mut [Quad]) {
     let (planes, _) = block.as_chunks::<{ t3::PLANE }>();
     let digits = T3_DIGITS.each_ref().map(|table| load_twice(table));
     let (one, low_nibble) = (_mm256_set1_epi8(1), _mm256_set1_epi8(15));
-    for (unit, codes) in units.zip(codes.as_chunks_mut::<{ t3::SUPER * t3::GROUP / QUAD }>().0) {
+    for (u, codes) in codes.as_chunks_mut::<{ t3::SUPER * t3::GROUP / QUAD }>().0[..units.len()].iter_mut().enumerate()
+    {
+        ahead.prefetch(u);
+        let unit = units.start + u;
         let planes = &planes[unit * SUPER_PLANES..];
         let mut signs = load(&planes[0]);
         let mut columns = [one; t3::SUPER * t3::GROUP];
@@ -188,7 +199,7 @@ static T5_HIGH: [[u8; 16]; 3] = {
 
 /// Decodes units of four groups, of the rows of a tile's block from `r` on.
 #[target_feature(enable = "avx2")]
-fn decode_t5(block: &[u8], r: usize, units: Range<usize>, codes: &mut [Quad]) {
+fn decode_t5(block: &[u8], r: usize, units: Range<usize>, ahead: Ahead, codes: &mut [Quad]) {
     let tables = T5Tables {
         first: load_twice(&T5_QUOTIENTS.0),
         last: load_twice(&T5_QUOTIENTS.1),
@@ -197,7 +208,9 @@ fn decode_t5(block: &[u8], r: usize, units: Range<usize>, codes: &mut [Quad]) {
     };
     let (halves, _) = block.as_chunks::<STRIP>();
     const STRIPS: usize = t5::TILE_ROWS / STRIP;
-    for (unit, codes) in units.zip(codes.as_chunks_mut::<{ t5::GROUP }>().0) {
+    for (u, codes) in codes.as_chunks_mut::<{ t5::GROUP }>().0[..units.len()].iter_mut().enumerate() {
+        ahead.prefetch(u);
+        let unit = units.start + u;
         let mut columns = [[_mm256_setzero_si256(); t5::GROUP]; 4];
         for (i, columns) in columns.iter_mut().enumerate() {
             // The last unit may have fewer groups.

@@ -1,16 +1,20 @@
 //! The driver of all x86 kernels that decode strips of 32 rows and multiply them with many vectors.
 //!
 //! ```text
-//! for each group of vectors, each block, each panel (at most 320 quads of columns):
-//!     for each strip of 32 rows:
-//!         decode the strip: codes[quad][octet] = 8 rows x 4 columns   (each instruction set its own way)
-//!         multiply it with the group's vectors                        (each instruction set its own way)
+//! for each group of vectors:
+//!     for each panel (some quads of columns of a block), each strip of 32 rows     (few vectors: the other way round)
+//!         decode the strip: codes[quad][octet] = 8 rows x 4 columns                (each instruction set its own way)
+//!         multiply it with the group's vectors                                     (each instruction set its own way)
 //! ```
 //!
 //! * The codes of a panel are 40 KiB and stay in the first cache (AVX2 takes one half of them after the other) while
 //!   all vectors pass by; the vectors' columns of a panel stay in the second while all strips pass
 //!   by, which is why vectors are taken in groups ([`Blocking::vectors`]): decoding again is a small
 //!   part of the work.
+//! * Of few vectors the columns of all panels stay in the second cache. Then all panels of a strip come before the
+//!   next strip, so that memory is read in order, and while a strip is decoded, the next one is asked for a few lines at
+//!   a time ([`Ahead`]). Asked for at once they are more than a core can wait for. Panels are shorter
+//!   ([`Blocking::few_panel`]), so that what was asked for is still in the first cache.
 //! * Interleaved layouts give planes of one column and 32 rows; unpacking four of them makes octets of
 //!   rows 0-3 and 16-19, 4-7 and 20-23, and so on. I2_S is decoded into the same order, and the
 //!   rows are put in order when sums are written.
@@ -51,6 +55,8 @@ pub(in crate::gemm) struct Blocking {
     pub(in crate::gemm) quads: usize,
     /// Quads of a panel at most: 320 are 40 KiB, which the first cache holds.
     pub(in crate::gemm) panel: usize,
+    /// The same for few vectors.
+    pub(in crate::gemm) few_panel: usize,
     /// Whether it sets the sums of a block's first panel itself ([`Strip::start`]) instead of adding to them.
     pub(in crate::gemm) starts: bool,
 }
@@ -65,6 +71,28 @@ pub(in crate::gemm) enum Packed<'a> {
     T3 { block: &'a [u8] },
     /// The rows of a tile's block from `r` on.
     T5 { block: &'a [u8], r: usize },
+}
+
+/// Packed weights to ask for while others are decoded, some lines for each unit.
+#[derive(Clone, Copy)]
+pub(in crate::gemm) struct Ahead<'a> {
+    bytes: &'a [u8],
+    per_unit: usize,
+}
+
+impl<'a> Ahead<'a> {
+    /// `bytes` while `units` units are decoded.
+    pub(in crate::gemm) fn new(bytes: &'a [u8], units: usize) -> Ahead<'a> {
+        Ahead { bytes, per_unit: bytes.len().div_ceil(units).next_multiple_of(64) }
+    }
+
+    /// Asks for the share of the `u`-th unit.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    pub(in crate::gemm) fn prefetch(&self, u: usize) {
+        let bytes = self.bytes.get(u * self.per_unit..).unwrap_or_default();
+        prefetch(&bytes[..bytes.len().min(self.per_unit)]);
+    }
 }
 
 /// Decoded rows, the vectors they are multiplied with, and all sums.
@@ -126,8 +154,8 @@ impl<'a> Strip<'a> {
     }
 }
 
-/// Calls `decode(packed, units, codes)` and `multiply(strip, vectors)` for all strips, panels and groups of vectors: the
-/// one decodes units of packed weights, the other adds the products to the strip's sums.
+/// Calls `decode(packed, units, ahead, codes)` and `multiply(strip, vectors)` for all strips, panels and groups of vectors: the
+/// one decodes units of packed weights and asks for what is `ahead`, the other adds the products to the strip's sums.
 #[target_feature(enable = "avx2")]
 #[allow(clippy::too_many_arguments, reason = "a kernel's inputs, as `RunFn` names them, and what differs")]
 pub(in crate::gemm) fn drive(
@@ -138,7 +166,7 @@ pub(in crate::gemm) fn drive(
     n_vectors: usize,
     out: &mut [i32],
     blocking: Blocking,
-    decode: impl Fn(&Packed, Range<usize>, &mut [Quad]),
+    decode: impl Fn(&Packed, Range<usize>, Ahead, &mut [Quad]),
     mut multiply: impl FnMut(&mut Strip, Range<usize>),
 ) {
     const { assert!(TOGETHER.is_multiple_of(QUAD)) };
@@ -175,67 +203,67 @@ fn drive_group(
     out: &mut [i32],
     blocking: Blocking,
     codes: &mut Panel,
-    decode: &impl Fn(&Packed, Range<usize>, &mut [Quad]),
+    decode: &impl Fn(&Packed, Range<usize>, Ahead, &mut [Quad]),
     multiply: &mut impl FnMut(&mut Strip, Range<usize>),
 ) {
     let (unit_quads, tile_rows) = (unit(geometry.layout) / QUAD, geometry.tile_rows());
+    let few = vectors.len() * geometry.cols <= blocking.vectors * blocking.panel * QUAD;
     // Units of a panel: as even as whole numbers of the quads that are taken together allow.
     let units = geometry.block.div_ceil(unit_quads * QUAD);
     let step = blocking.quads / gcd(unit_quads, blocking.quads);
-    let most = blocking.panel.min(MAX_PANEL) / unit_quads / step * step;
+    let most = if few { blocking.few_panel } else { blocking.panel }.min(MAX_PANEL) / unit_quads / step * step;
     let panel_units = units.div_ceil(units.div_ceil(most)).next_multiple_of(step);
     let prepared = Prepared::new(geometry, prepared);
     // Rows as the output has them, those past the last included.
     let n_slots = tiles.len() * tile_rows;
     let n_blocks = geometry.n_blocks();
-    for b in 0..n_blocks {
-        for start in (0..units).step_by(panel_units) {
-            let panel = start..(start + panel_units).min(units);
-            let quads = panel.start * unit_quads..(panel.end * unit_quads).next_multiple_of(blocking.quads);
-            let codes = &mut codes.0[..quads.len()];
-            for slot in (0..n_slots).step_by(STRIP) {
-                let (t, r) = (slot / tile_rows, slot % tile_rows);
-                let tile = tiles.start + t;
-                let mut n_rows = STRIP;
-                let packed = match geometry.layout {
-                    Layout::I2S => {
-                        let rows = geometry.rows_of(tile..tiles.end);
-                        let rows = rows.start..rows.end.min(rows.start + STRIP);
-                        n_rows = rows.len();
-                        Packed::I2s { data, row_bytes: geometry.cols / 4, rows }
-                    }
-                    Layout::C2 => Packed::C2 { lines: c2::tile_lines(geometry, data, tile), r },
-                    Layout::T3 => Packed::T3 { block: tile_block(geometry, data, tile, b) },
-                    Layout::T5 => Packed::T5 { block: tile_block(geometry, data, tile, b), r },
-                };
-                decode(&packed, panel.clone(), codes);
-                if r + STRIP >= tile_rows {
-                    prefetch_weights(geometry, data, tile + STRIP.div_ceil(tile_rows)..tiles.end, b, panel.clone());
-                }
-                let mut strip = Strip {
-                    codes,
-                    n_rows,
-                    first: start == 0,
-                    out: &mut *out,
-                    prepared,
-                    block: b,
-                    quads: quads.clone(),
-                    first_sum: (t * n_blocks + b) * tile_rows + r,
-                    // A strip of I2_S may be two tiles: there is one block, so their sums are neighbours.
-                    n_sums: STRIP.min(n_slots - slot),
-                    sums_per_vector: n_slots * n_blocks,
-                };
-                if strip.first && !blocking.starts {
-                    for v in vectors.clone() {
-                        let (sums, total) = (strip.sums(v), strip.start(v));
-                        let sums = &mut strip.out[sums];
-                        sums[n_rows..].fill(0);
-                        sums[..n_rows].fill(total);
-                    }
-                }
-                multiply(&mut strip, vectors.clone());
+    let (n_strips, block_panels) = (n_slots.div_ceil(STRIP), units.div_ceil(panel_units));
+    let n_panels = n_blocks * block_panels;
+    for i in 0..n_panels * n_strips {
+        let (panel, strip) = if few { (i % n_panels, i / n_panels) } else { (i / n_strips, i % n_strips) };
+        let (b, start) = (panel / block_panels, panel % block_panels * panel_units);
+        let panel = start..(start + panel_units).min(units);
+        let quads = panel.start * unit_quads..(panel.end * unit_quads).next_multiple_of(blocking.quads);
+        let codes = &mut codes.0[..quads.len()];
+        let slot = strip * STRIP;
+        let (t, r) = (slot / tile_rows, slot % tile_rows);
+        let tile = tiles.start + t;
+        let mut n_rows = STRIP;
+        let packed = match geometry.layout {
+            Layout::I2S => {
+                let rows = geometry.rows_of(tile..tiles.end);
+                let rows = rows.start..rows.end.min(rows.start + STRIP);
+                n_rows = rows.len();
+                Packed::I2s { data, row_bytes: geometry.cols / 4, rows }
+            }
+            Layout::C2 => Packed::C2 { lines: c2::tile_lines(geometry, data, tile), r },
+            Layout::T3 => Packed::T3 { block: tile_block(geometry, data, tile, b) },
+            Layout::T5 => Packed::T5 { block: tile_block(geometry, data, tile, b), r },
+        };
+        let ahead = if few { next(geometry, data, tile..tiles.end, b, r, panel.clone()) } else { &[] };
+        decode(&packed, panel.clone(), Ahead::new(ahead, panel.len()), codes);
+        let mut strip = Strip {
+            codes,
+            n_rows,
+            first: start == 0,
+            out: &mut *out,
+            prepared,
+            block: b,
+            quads: quads.clone(),
+            first_sum: (t * n_blocks + b) * tile_rows + r,
+            // A strip of I2_S may be two tiles: there is one block, so their sums are neighbours.
+            n_sums: STRIP.min(n_slots - slot),
+            sums_per_vector: n_slots * n_blocks,
+        };
+        if strip.first && !blocking.starts {
+            for v in vectors.clone() {
+                let (sums, total) = (strip.sums(v), strip.start(v));
+                let sums = &mut strip.out[sums];
+                sums[n_rows..].fill(0);
+                sums[..n_rows].fill(total);
             }
         }
+        multiply(&mut strip, vectors.clone());
     }
 }
 
@@ -243,28 +271,39 @@ const fn gcd(a: usize, b: usize) -> usize {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
-/// Fetches units of the first strip of `tiles`.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn prefetch_weights(geometry: &Geometry, data: &[u8], tiles: Range<usize>, b: usize, units: Range<usize>) {
-    // A strip of C2 takes a part of each line, in order, which the hardware foresees.
-    if tiles.is_empty() || geometry.layout == Layout::C2 {
-        return;
-    }
-    if geometry.layout == Layout::I2S {
-        let row_bytes = geometry.cols / 4;
-        let bytes = units.start * (i2s::BLOCK / 4)..units.end * (i2s::BLOCK / 4);
-        for row in geometry.rows_of(tiles).take(STRIP) {
-            prefetch(&data[row * row_bytes..][bytes.clone()]);
+/// What to ask for while `units` of a strip, the rows of the first of `tiles` from `r` on, are decoded: as many bytes
+/// of the next strips.
+fn next<'a>(
+    geometry: &Geometry,
+    data: &'a [u8],
+    tiles: Range<usize>,
+    b: usize,
+    r: usize,
+    units: Range<usize>,
+) -> &'a [u8] {
+    let next = tiles.start + 1..tiles.end;
+    let (bytes, unit_bytes) = match geometry.layout {
+        Layout::I2S => {
+            // All of the strip's rows in order, not these units of each.
+            let row_bytes = geometry.cols / 4;
+            let rows = geometry.rows_of(tiles);
+            let next = (rows.start + STRIP).min(rows.end)..rows.end;
+            (&data[next.start * row_bytes..next.end * row_bytes], STRIP * i2s::BLOCK / 4)
         }
-    } else {
-        let block = tile_block(geometry, data, tiles.start, b);
-        let unit_bytes = match geometry.layout {
-            Layout::T5 => 4 * t5::TILE_ROWS,
-            _ => SUPER_PLANES * t3::PLANE,
-        };
-        let end = (units.end * unit_bytes).min(block.len());
-        prefetch(&block[units.start * unit_bytes..end]);
+        // A strip takes a part of each line, in order, which the hardware foresees.
+        Layout::C2 => return &[],
+        _ if next.is_empty() => return &[],
+        Layout::T3 => (tile_block(geometry, data, next.start, b), SUPER_PLANES * t3::PLANE),
+        Layout::T5 => (tile_block(geometry, data, next.start, b), 4 * t5::TILE_ROWS),
+    };
+    let bytes = &bytes[(units.start * unit_bytes).min(bytes.len())..(units.end * unit_bytes).min(bytes.len())];
+    match geometry.layout {
+        // Two strips share a tile and its lines.
+        Layout::T5 => {
+            let (first, second) = bytes.split_at(bytes.len() / 2);
+            if r == 0 { first } else { second }
+        }
+        _ => bytes,
     }
 }
 
