@@ -113,6 +113,13 @@ fn every_number_of_vectors() {
     }
 }
 
+/// So many that no cache is expected to hold their columns of whole rows.
+#[test]
+#[cfg_attr(miri, ignore = "too slow")]
+fn many_vectors_and_long_rows() {
+    check_all(34, 5120, None, 260_usize.div_ceil(AMOUNT.step), 5);
+}
+
 /// Single rows, in any order and more than once, have the sums that whole tiles give them.
 #[test]
 #[cfg_attr(miri, ignore = "too slow")]

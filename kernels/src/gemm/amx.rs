@@ -25,7 +25,7 @@
 //! Source of the instructions: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 1, chapter 18.
 
 use super::avx2::strips::{Ahead, Blocking, Packed, Quad, Strip, drive};
-use super::avx512::decode;
+use super::avx512::decode_vbmi;
 use super::avx512vnni::add;
 use crate::format::Geometry;
 use crate::line::Line;
@@ -48,7 +48,7 @@ pub(crate) fn prepare(geometry: &Geometry, codes: &[i8], out: &mut [Line]) {
 ///
 /// # Safety
 /// The processor has AMX-TILE and AMX-INT8, and the system lets this process use them.
-#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
 pub(crate) unsafe fn run(
     geometry: &Geometry,
     data: &[u8],
@@ -60,7 +60,7 @@ pub(crate) unsafe fn run(
     // SAFETY: the caller vouches for AMX.
     let mut shapes = unsafe { Tiles::new() };
     let multiply = |strip: &mut Strip, vectors: Range<usize>| multiply(&mut shapes, strip, vectors);
-    let decode = |packed: &Packed, units, ahead: Ahead, codes: &mut _| decode(packed, units, ahead, codes);
+    let decode = |packed: &Packed, units, ahead: Ahead, codes: &mut _| decode_vbmi(packed, units, ahead, codes);
     drive(geometry, data, tiles, prepared, n_vectors, out, BLOCKING, decode, multiply);
 }
 

@@ -15,10 +15,29 @@
 //!
 //! Shifts are of 16 bits; what they bring into a byte from its neighbour is above its two low bits, which are all
 //! that is kept.
+//!
+//! T5, with VBMI: a unit has four groups of five columns and so five quads. Two units go side by side, one in each half
+//! of a register.
+//!
+//! ```text
+//! for each group, 32 rows of two units:
+//!     bytes in the order of the codes' rows                                  (vpermb)
+//!     first, second = the codes of its columns that belong to quad g, g + 1  (two vpermi2b, two bits a code)
+//!     where the sign is set: 2 - code for each code                          (a masked subtraction)
+//! for each quad: packed = second of the group before | first of the group
+//!     for each unit, each half: codes = each two bits of packed              (vpmultishiftqb, vpandd)
+//! ```
+//!
+//! * `vpermi2b` ignores the top bit of an index, which is the sign here, and has 128 entries.
+//! * Codes of two bits are 0 to 2, so subtracting a byte of them from a byte of twos borrows nothing.
+//! * `vpmultishiftqb` makes each byte from any eight neighbouring bits of its lane of 64: a row's byte becomes four of
+//!   16 rows' bytes without another shuffle, where it lies in the right lane, which is what the first step is for.
 
 use super::avx2::decode as avx2;
 use super::avx2::strips::{Ahead, Packed, QUAD, Quad, STRIP};
-use crate::format::i2s;
+use super::avx512vnni::load;
+use super::unit;
+use crate::format::{Layout, i2s, t5};
 use core::arch::x86_64::*;
 use core::array::from_fn;
 use core::ops::Range;
@@ -33,6 +52,15 @@ pub(super) fn decode(packed: &Packed, units: Range<usize>, ahead: Ahead, codes: 
     match *packed {
         Packed::I2s { data, row_bytes, ref rows } => decode_i2s(data, row_bytes, rows.clone(), units, ahead, codes),
         _ => avx2::decode(packed, units, ahead, codes),
+    }
+}
+
+/// The same where there is VBMI.
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vbmi")]
+pub(super) fn decode_vbmi(packed: &Packed, units: Range<usize>, ahead: Ahead, codes: &mut [Quad]) {
+    match *packed {
+        Packed::T5 { block, r } => decode_t5(block, r, units, ahead, codes),
+        _ => decode(packed, units, ahead, codes),
     }
 }
 
@@ -81,6 +109,106 @@ fn decode_i2s(
     }
 }
 
+/// Groups of a unit of T5.
+const GROUPS: usize = unit(Layout::T5) / t5::GROUP;
+
+/// A group's codes by its magnitude, two bits each: `[group][0]` has those of quad `group` where they stand in it,
+/// `[group][1]` those of the next quad.
+static T5_CODES: [[[u8; t5::TABLE]; 2]; GROUPS] = {
+    let mut table = [[[0; t5::TABLE]; 2]; GROUPS];
+    let mut i = 0;
+    while i < GROUPS * t5::GROUP * t5::TABLE {
+        let (column, m) = (i / t5::TABLE, i % t5::TABLE);
+        let group = column / t5::GROUP;
+        let code = t5::digits(t5::value(m as u8))[column % t5::GROUP] + 1;
+        table[group][column / QUAD - group][m] |= (code as u8) << (2 * (column % QUAD));
+        i += 1;
+    }
+    table
+};
+
+/// Code 2 wherever [`T5_CODES`] has a code.
+const T5_TWOS: [[u8; 2]; GROUPS] = {
+    let mut twos = [[0; 2]; GROUPS];
+    let mut column = 0;
+    while column < GROUPS * t5::GROUP {
+        let group = column / t5::GROUP;
+        twos[group][column / QUAD - group] |= 2 << (2 * (column % QUAD));
+        column += 1;
+    }
+    twos
+};
+
+/// Which row's byte of two units stands where: in lane `i` of 64 bits those of lane `i` of the first unit's first half,
+/// its second half, the second unit's halves, two rows each.
+static ROWS_TO_LANES: [u8; 64] = {
+    let mut from = [0; 64];
+    let mut to = 0;
+    while to < 64 {
+        let (unit, half, lane) = (to % 8 / 4, to % 4 / 2, to / 8);
+        // A half's lanes of 128 bits have rows 0-3, 16-19, 4-7, 20-23.
+        from[to] = (32 * unit + 8 * half + lane / 4 * 4 + lane / 2 % 2 * 16 + lane % 2 * 2 + to % 2) as u8;
+        to += 1;
+    }
+    from
+};
+
+/// The bits that make each byte of a half: `[2 unit + half]`, four codes of two rows in each lane.
+static LANES_TO_CODES: [[u8; 64]; 4] = {
+    let mut bits = [[0; 64]; 4];
+    let mut i = 0;
+    while i < 4 * 64 {
+        bits[i / 64][i % 64] = (i / 64 * 16 + i % 8 / 4 * 8 + i % 4 * 2) as u8;
+        i += 1;
+    }
+    bits
+};
+
+/// Decodes units of the rows of a tile's block from `r` on. Groups past the last are read as zeros.
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vbmi")]
+fn decode_t5(block: &[u8], r: usize, units: Range<usize>, ahead: Ahead, codes: &mut [Quad]) {
+    const STRIPS: usize = t5::TILE_ROWS / STRIP;
+    let three = _mm512_set1_epi8(3);
+    let tables = T5_CODES.each_ref().map(|parts| {
+        parts.each_ref().map(|table| {
+            let (halves, _) = table.as_chunks::<64>();
+            [load(&halves[0]), load(&halves[1])]
+        })
+    });
+    let (rows_to_lanes, lanes_to_codes) = (load(&ROWS_TO_LANES), LANES_TO_CODES.each_ref().map(|bits| load(bits)));
+    let (halves, _) = block.as_chunks::<STRIP>();
+    let (codes, _) = codes.as_chunks_mut::<{ t5::GROUP }>();
+    for (i, codes) in codes[..units.len()].chunks_mut(2).enumerate() {
+        let unit = units.start + 2 * i;
+        ahead.prefetch(2 * i);
+        ahead.prefetch(2 * i + 1);
+        let mut packed = [_mm512_setzero_si512(); t5::GROUP];
+        for group in 0..GROUPS {
+            let bytes = |unit: usize| {
+                let bytes = halves.get((unit * GROUPS + group) * STRIPS + r / STRIP);
+                bytes.unwrap_or(&[0; STRIP])
+            };
+            let bytes = _mm512_permutexvar_epi8(rows_to_lanes, load_both(bytes(unit), bytes(unit + 1)));
+            let negative = _mm512_movepi8_mask(bytes);
+            for part in 0..2 {
+                let [low, high] = tables[group][part];
+                let codes = _mm512_permutex2var_epi8(low, bytes, high);
+                let twos = _mm512_set1_epi8(T5_TWOS[group][part] as i8);
+                let codes = _mm512_mask_sub_epi8(codes, negative, twos, codes);
+                packed[group + part] = _mm512_or_si512(packed[group + part], codes);
+            }
+        }
+        for (u, codes) in codes.iter_mut().enumerate() {
+            for (quad, packed) in codes.iter_mut().zip(packed) {
+                for half in 0..2 {
+                    let bits = _mm512_multishift_epi64_epi8(lanes_to_codes[2 * u + half], packed);
+                    store(quad, half, _mm512_and_si512(bits, three));
+                }
+            }
+        }
+    }
+}
+
 /// The 4 x 4 numbers of 32 bits of each lane of four registers, rows for columns.
 #[inline]
 #[target_feature(enable = "avx512f")]
@@ -107,6 +235,13 @@ unsafe fn load_two(low: *const [u8; 32], high: *const [u8; 32]) -> __m512i {
     }
 }
 
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn load_both(low: &[u8; 32], high: &[u8; 32]) -> __m512i {
+    // SAFETY: the references are to readable bytes.
+    unsafe { load_two(low, high) }
+}
+
 /// Writes a half of a quad.
 #[inline]
 #[target_feature(enable = "avx512f")]
@@ -119,8 +254,7 @@ fn store(quad: &mut Quad, half: usize, x: __m512i) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::{Geometry, Layout, c2};
-    use crate::gemm::unit;
+    use crate::format::{Geometry, c2};
     use crate::gemv::tile_block;
     use crate::isa::{Isa, Level};
     use crate::testing::{Random, any_bytes};
@@ -169,6 +303,11 @@ mod tests {
         if Isa::detect().supports(Level::Avx512) {
             for layout in [Layout::I2S, Layout::C2, Layout::T3, Layout::T5] {
                 check(layout, super::decode);
+            }
+        }
+        if Isa::detect().supports(Level::Avx512Vbmi) {
+            for layout in [Layout::I2S, Layout::C2, Layout::T3, Layout::T5] {
+                check(layout, decode_vbmi);
             }
         }
     }

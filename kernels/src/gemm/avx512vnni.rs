@@ -22,7 +22,8 @@ use core::arch::x86_64::*;
 use core::ops::Range;
 
 /// 256 vectors have 320 KiB of columns in a panel; processors with AVX-512 have a second cache of 1 MiB or more.
-const BLOCKING: Blocking = Blocking { vectors: 256, together: 8, quads: 1, panel: 320, few_panel: 160, starts: true };
+pub(super) const BLOCKING: Blocking =
+    Blocking { vectors: 256, together: 8, quads: 1, panel: 320, few_panel: 160, starts: true };
 
 pub(crate) fn prepare(geometry: &Geometry, codes: &[i8], out: &mut [Line]) {
     super::prepare(geometry, codes, out);
@@ -45,7 +46,7 @@ pub(crate) fn run(
 
 /// Adds a strip's products.
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]
-fn multiply(strip: &mut Strip, vectors: Range<usize>) {
+pub(super) fn multiply(strip: &mut Strip, vectors: Range<usize>) {
     let mut v = vectors.start;
     while vectors.end - v >= 8 {
         for next in (v + 8)..(v + 16).min(vectors.end) {
@@ -78,14 +79,14 @@ fn multiply_some<const N: usize, const CHAINS: usize>(strip: &mut Strip, v: usiz
         *vector = &strip.columns(v + i)[..codes.len()];
     }
     let mut chains = [[[_mm512_setzero_si512(); 2]; N]; CHAINS];
-    let whole = codes.len() / CHAINS * CHAINS;
-    for q in (0..whole).step_by(CHAINS) {
-        for (i, sums) in chains.iter_mut().enumerate() {
-            multiply_quad(&codes[q + i], vectors, q + i, sums);
+    let (some, last) = codes.as_chunks::<CHAINS>();
+    for (i, codes) in some.iter().enumerate() {
+        for (c, (codes, sums)) in codes.iter().zip(&mut chains).enumerate() {
+            multiply_quad(codes, vectors, i * CHAINS + c, sums);
         }
     }
-    for q in whole..codes.len() {
-        multiply_quad(&codes[q], vectors, q, &mut chains[0]);
+    for (codes, (c, sums)) in last.iter().zip(chains.iter_mut().enumerate()) {
+        multiply_quad(codes, vectors, some.len() * CHAINS + c, sums);
     }
     for i in 0..N {
         let mut sums = [_mm512_setzero_si512(); 2];
@@ -147,7 +148,7 @@ fn add_sixteen(sums: &mut [i32], start: Option<i32>, products: __m512i) {
 
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn load(bytes: &[u8; 64]) -> __m512i {
+pub(super) fn load(bytes: &[u8; 64]) -> __m512i {
     // SAFETY: the reference is to 64 readable bytes; the load needs no alignment.
     unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
 }
