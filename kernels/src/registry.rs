@@ -87,7 +87,7 @@ static KERNELS: &[Kernel] = &[
     gemv!("gemv-t5-neon", T5, Lookup, Neon, t5::neon),
     gemv!("gemv-t5-scalar", T5, Lookup, Scalar, t5::scalar),
     #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
-    gemv!("gemv-t3-avx512", T3, Lookup, Avx512, t3::avx512, gemm_from: 7),
+    gemv!("gemv-t3-avx512", T3, Lookup, Avx512, t3::avx512, gemm_from: 5),
     #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
     gemv!("gemv-t3-avx2", T3, Lookup, Avx2, t3::avx2),
     #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
