@@ -84,7 +84,7 @@ static KERNELS: &[Kernel] = &[
     gemv!("gemv-t5-neon", T5, Lookup, Neon, t5::neon),
     gemv!("gemv-t5-scalar", T5, Lookup, Scalar, t5::scalar),
     #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
-    gemv!("gemv-t3-avx512", T3, Lookup, Avx512, t3::avx512, gemm_from: 7),
+    gemv!("gemv-t3-avx512", T3, Lookup, Avx512, t3::avx512, gemm_from: 5),
     #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
     gemv!("gemv-t3-avx2", T3, Lookup, Avx2, t3::avx2),
     #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
@@ -124,7 +124,9 @@ static KERNELS: &[Kernel] = &[
     skip_columns!("gemm-c2-neon", Gemm, Neon, neon),
     skip_columns!("gemm-c2-scalar", Gemm, Scalar, scalar),
     #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
-    gemm!("gemm-t5-amx", T5, Amx, amx, from: 6),
+    gemm!("gemm-t5-amx", T5, Amx, amx, from: 12),
+    #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
+    gemm!("gemm-t5-avx512vbmi", T5, Avx512Vbmi, avx512vbmi),
     #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
     gemm!("gemm-t5-avx512vbmi", T5, Avx512Vbmi, avx512vbmi),
     #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
@@ -139,7 +141,7 @@ static KERNELS: &[Kernel] = &[
     gemm!("gemm-t5-neon", T5, Neon, neon),
     gemm!("gemm-t5-scalar", T5, Scalar, scalar),
     #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
-    gemm!("gemm-t3-amx", T3, Amx, amx, from: 6),
+    gemm!("gemm-t3-amx", T3, Amx, amx, from: 12),
     #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
     gemm!("gemm-t3-avx512vnni", T3, Avx512Vnni, avx512vnni),
     #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
@@ -152,7 +154,7 @@ static KERNELS: &[Kernel] = &[
     gemm!("gemm-t3-neon", T3, Neon, neon),
     gemm!("gemm-t3-scalar", T3, Scalar, scalar),
     #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
-    gemm!("gemm-i2s-amx", I2S, Amx, amx, from: 6),
+    gemm!("gemm-i2s-amx", I2S, Amx, amx, from: 12),
     #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
     gemm!("gemm-i2s-avx512vnni", I2S, Avx512Vnni, avx512vnni),
     #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]

@@ -16,6 +16,9 @@
 //! Shifts are of 16 bits; what they bring into a byte from its neighbour is above its two low bits, which are all
 //! that is kept.
 //!
+//! C2 and T3: columns are planes of 32 rows, as with AVX2, but of two units, one in each half of a register. Unpacking
+//! bytes of two columns makes words, and one shuffle of words from two registers makes a half of a quad.
+//!
 //! T5, with VBMI: a unit has four groups of five columns and so five quads. Two units go side by side, one in each half
 //! of a register.
 //!
@@ -37,9 +40,8 @@ use super::avx2::decode as avx2;
 use super::avx2::strips::{Ahead, Packed, QUAD, Quad, STRIP};
 use super::avx512vnni::load;
 use super::unit;
-use crate::format::{Layout, i2s, t5};
+use crate::format::{Layout, c2, i2s, t3, t5};
 use core::arch::x86_64::*;
-use core::array::from_fn;
 use core::ops::Range;
 
 /// Bytes of a row of a unit of I2_S, and quads of its codes.
@@ -50,7 +52,12 @@ const UNIT_QUADS: usize = i2s::BLOCK / QUAD;
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
 pub(super) fn decode(packed: &Packed, units: Range<usize>, ahead: Ahead, codes: &mut [Quad]) {
     match *packed {
-        Packed::I2s { data, row_bytes, ref rows } => decode_i2s(data, row_bytes, rows.clone(), units, ahead, codes),
+        // The last strip may be shorter.
+        Packed::I2s { data, row_bytes, ref rows } if rows.len() == STRIP => {
+            decode_i2s(data, row_bytes, rows.start, units, ahead, codes);
+        }
+        Packed::C2 { lines, r } => decode_c2(lines, r, units, codes),
+        Packed::T3 { block } => decode_t3(block, units, ahead, codes),
         _ => avx2::decode(packed, units, ahead, codes),
     }
 }
@@ -65,27 +72,24 @@ pub(super) fn decode_vbmi(packed: &Packed, units: Range<usize>, ahead: Ahead, co
 }
 
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
-fn decode_i2s(
-    data: &[u8],
-    row_bytes: usize,
-    rows: Range<usize>,
-    units: Range<usize>,
-    ahead: Ahead,
-    codes: &mut [Quad],
-) {
+fn decode_i2s(data: &[u8], row_bytes: usize, row: usize, units: Range<usize>, ahead: Ahead, codes: &mut [Quad]) {
     let three = _mm512_set1_epi8(3);
-    assert!(!rows.is_empty() && units.end * UNIT <= row_bytes, "units of rows");
-    assert!(codes.len() >= units.len() * UNIT_QUADS, "room for the codes");
-    let packed = &data[rows.start * row_bytes..rows.end * row_bytes];
-    let rows: [*const u8; STRIP] =
-        from_fn(|i| packed.as_ptr().wrapping_add(i.min(rows.len() - 1) * row_bytes + units.start * UNIT));
+    assert!(units.end * UNIT <= row_bytes, "units of a row");
+    let first = data[row * row_bytes..][..STRIP * row_bytes][units.start * UNIT..].as_ptr();
     let (codes, _) = codes.as_chunks_mut::<UNIT_QUADS>();
     for (u, codes) in codes[..units.len()].iter_mut().enumerate() {
         ahead.prefetch(u);
         for half in 0..2 {
-            // SAFETY: each of the pointers is to the first of `units` in a row of `packed`, and the first assertion
-            // has all of them in the row.
-            let two = |r: usize| unsafe { load_two(rows[r].add(u * UNIT).cast(), rows[r + 16].add(u * UNIT).cast()) };
+            let two = |r: usize| {
+                // SAFETY: `first` is the first byte of `units` in the first of the strip's rows, which are `row_bytes`
+                // apart and all in `data`; `r` is less than 16, and the assertion has all units in the row.
+                unsafe {
+                    load_two(
+                        first.add(r * row_bytes + u * UNIT).cast(),
+                        first.add((r + 16) * row_bytes + u * UNIT).cast(),
+                    )
+                }
+            };
             let r = 8 * half;
             let a = transpose([two(r), two(r + 1), two(r + 2), two(r + 3)]);
             let b = transpose([two(r + 4), two(r + 5), two(r + 6), two(r + 7)]);
@@ -139,15 +143,19 @@ const T5_TWOS: [[u8; 2]; GROUPS] = {
     twos
 };
 
-/// Which row's byte of two units stands where: in lane `i` of 64 bits those of lane `i` of the first unit's first half,
-/// its second half, the second unit's halves, two rows each.
+/// Row `i` of a half.
+const fn row(half: usize, i: usize) -> usize {
+    8 * half + i / 8 * 4 + i / 4 % 2 * 16 + i % 4
+}
+
+/// Which row's byte of two units stands where: in lane `i` of 64 bits rows `2 i` and `2 i + 1` of the first unit's first
+/// half, of its second half, and the same of the second unit.
 static ROWS_TO_LANES: [u8; 64] = {
     let mut from = [0; 64];
     let mut to = 0;
     while to < 64 {
-        let (unit, half, lane) = (to % 8 / 4, to % 4 / 2, to / 8);
-        // A half's lanes of 128 bits have rows 0-3, 16-19, 4-7, 20-23.
-        from[to] = (32 * unit + 8 * half + lane / 4 * 4 + lane / 2 % 2 * 16 + lane % 2 * 2 + to % 2) as u8;
+        let (unit, half) = (to % 8 / 4, to % 4 / 2);
+        from[to] = (32 * unit + row(half, to / 8 * 2 + to % 2)) as u8;
         to += 1;
     }
     from
@@ -235,6 +243,94 @@ unsafe fn load_two(low: *const [u8; 32], high: *const [u8; 32]) -> __m512i {
     }
 }
 
+/// Decodes units of four columns, of the rows of a tile from `r` on. Columns past the last are read as code 0.
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
+fn decode_c2(lines: &[[u8; c2::LINE]], r: usize, units: Range<usize>, codes: &mut [Quad]) {
+    let three = _mm512_set1_epi8(3);
+    // A half of a line is a block of I2_S: a quarter of its bits is 32 rows.
+    let (half, quarter) = (r / i2s::BLOCK, r % i2s::BLOCK / STRIP);
+    let shift = _mm_cvtsi32_si128(6 - 2 * quarter as i32);
+    for (i, codes) in codes[..units.len()].chunks_mut(2).enumerate() {
+        let column = (units.start + 2 * i) * QUAD;
+        let mut planes = [_mm512_setzero_si512(); QUAD];
+        for (j, plane) in planes.iter_mut().enumerate() {
+            let bytes = |column: usize| lines.get(column).map_or(&[0; 32], |line| &line.as_chunks().0[half]);
+            let bytes = load_both(bytes(column + j), bytes(column + QUAD + j));
+            *plane = _mm512_and_si512(_mm512_srl_epi16(bytes, shift), three);
+        }
+        interleave(planes, codes.iter_mut());
+    }
+}
+
+/// Decodes super-groups of a tile's block.
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
+fn decode_t3(block: &[u8], units: Range<usize>, ahead: Ahead, codes: &mut [Quad]) {
+    let (one, two, low_nibble) = (_mm512_set1_epi8(1), _mm512_set1_epi8(2), _mm512_set1_epi8(15));
+    let tables = avx2::T3_DIGITS.each_ref().map(|digits| {
+        let digits = _mm512_broadcast_i32x4(bytemuck::cast(*digits));
+        _mm512_add_epi8(digits, one)
+    });
+    let (planes, _) = block.as_chunks::<{ t3::PLANE }>();
+    let (codes, _) = codes.as_chunks_mut::<{ unit(Layout::T3) / QUAD }>();
+    for (i, codes) in codes[..units.len()].chunks_mut(2).enumerate() {
+        let unit = units.start + 2 * i;
+        ahead.prefetch(2 * i);
+        ahead.prefetch(2 * i + 1);
+        // The last super-group may be shorter; its missing groups are read as zeros.
+        let plane = |i: usize| {
+            let plane = |unit: usize| planes.get(unit * avx2::SUPER_PLANES + i).unwrap_or(&[0; t3::PLANE]);
+            load_both(plane(unit), plane(unit + 1))
+        };
+        let mut signs = plane(0);
+        let mut columns = [one; t3::SUPER * t3::GROUP];
+        for pair in (0..t3::SUPER / 2).rev() {
+            let nibbles = plane(1 + pair);
+            let high = _mm512_and_si512(_mm512_srli_epi16::<4>(nibbles), low_nibble);
+            let low = _mm512_and_si512(nibbles, low_nibble);
+            for (group, magnitudes) in [(2 * pair + 1, high), (2 * pair, low)] {
+                // The group's bit is the top bit now.
+                let negative = _mm512_movepi8_mask(signs);
+                for (j, table) in tables.into_iter().enumerate() {
+                    let codes = _mm512_shuffle_epi8(table, magnitudes);
+                    columns[group * t3::GROUP + j] = _mm512_mask_sub_epi8(codes, negative, two, codes);
+                }
+                signs = _mm512_add_epi8(signs, signs);
+            }
+        }
+        for (q, planes) in columns.as_chunks::<QUAD>().0.iter().enumerate() {
+            interleave(*planes, codes.iter_mut().map(|codes| &mut codes[q]));
+        }
+    }
+}
+
+/// Where each row's word is in two registers whose first and second half have those of two quads: unpacking leaves rows
+/// 0-7 in one lane and 16-23 in the next (or 8-15 and 24-31).
+static WORDS: [[u16; 32]; 2] = {
+    let mut words = [[0; 32]; 2];
+    let mut i = 0;
+    while i < 64 {
+        let (quad, row) = (i / 32, row(0, i % 32 / 2));
+        words[quad][i % 32] = (32 * (i % 2) + 16 * quad + row / 16 * 8 + row % 8) as u16;
+        i += 1;
+    }
+    words
+};
+
+/// Makes quads of four columns of 32 rows, one of each half of the registers.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn interleave<'a>([a, b, c, d]: [__m512i; QUAD], quads: impl Iterator<Item = &'a mut Quad>) {
+    let halves = [
+        (_mm512_unpacklo_epi8(a, b), _mm512_unpacklo_epi8(c, d)),
+        (_mm512_unpackhi_epi8(a, b), _mm512_unpackhi_epi8(c, d)),
+    ];
+    for (quad, words) in quads.zip(&WORDS) {
+        for (half, (ab, cd)) in halves.into_iter().enumerate() {
+            store(quad, half, _mm512_permutex2var_epi16(ab, bytemuck::cast(*words), cd));
+        }
+    }
+}
+
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn load_both(low: &[u8; 32], high: &[u8; 32]) -> __m512i {
@@ -254,30 +350,38 @@ fn store(quad: &mut Quad, half: usize, x: __m512i) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::{Geometry, c2};
+    use crate::format::Geometry;
     use crate::gemv::tile_block;
     use crate::isa::{Isa, Level};
     use crate::testing::{Random, any_bytes};
     use std::vec;
     use std::vec::Vec;
 
-    /// Two strips at least, the last one of I2_S short; a block whose last unit is short, but in I2_S.
+    /// Two strips at least, the last one of I2_S short.
     const ROWS: usize = 75;
-    const COLS: usize = 640;
+
+    /// The last unit is short, except in I2_S, which has none such.
+    const fn cols(layout: Layout) -> usize {
+        match layout {
+            Layout::I2S => 640,
+            Layout::C2 | Layout::T3 | Layout::T5 => 650,
+        }
+    }
 
     /// Compares a decoder with AVX2's on all strips of random bytes and several ranges of units.
     fn check(layout: Layout, decode: unsafe fn(&Packed, Range<usize>, Ahead, &mut [Quad])) {
-        let geometry = Geometry::new(layout, ROWS, COLS, COLS).unwrap();
+        let cols = cols(layout);
+        let geometry = Geometry::new(layout, ROWS, cols, cols).unwrap();
         let mut random = Random::new(layout as u64);
         let data = any_bytes(&geometry, &mut random);
         let (tile_rows, quads) = (geometry.tile_rows(), unit(layout) / QUAD);
-        let units = COLS.div_ceil(unit(layout));
+        let units = cols.div_ceil(unit(layout));
         for slot in (0..geometry.n_tiles() * tile_rows).step_by(STRIP) {
             let (tile, r) = (slot / tile_rows, slot % tile_rows);
             let packed = match layout {
                 Layout::I2S => {
                     let rows = slot..(slot + STRIP).min(ROWS);
-                    Packed::I2s { data: &data, row_bytes: COLS / 4, rows }
+                    Packed::I2s { data: &data, row_bytes: cols / 4, rows }
                 }
                 Layout::C2 => Packed::C2 { lines: c2::tile_lines(&geometry, &data, tile), r },
                 Layout::T3 => Packed::T3 { block: tile_block(&geometry, &data, tile, 0) },

@@ -111,7 +111,7 @@ fn decode_c2(lines: &[[u8; c2::LINE]], r: usize, units: Range<usize>, codes: &mu
 }
 
 /// The trits of each magnitude up to 13, 0 for 14 and 15: digit `j` of magnitude `m` at `[j][m]`.
-static T3_DIGITS: [[u8; 16]; t3::GROUP] = {
+pub(in crate::gemm) static T3_DIGITS: [[u8; 16]; t3::GROUP] = {
     let mut table = [[0; 16]; t3::GROUP];
     let mut m = 0;
     while m <= t3::MAX_VALUE {
@@ -127,7 +127,7 @@ static T3_DIGITS: [[u8; 16]; t3::GROUP] = {
 };
 
 /// Planes of a super-group: one of signs, and one of nibbles for each pair of groups.
-pub(super) const SUPER_PLANES: usize = 1 + t3::SUPER / 2;
+pub(in crate::gemm) const SUPER_PLANES: usize = 1 + t3::SUPER / 2;
 
 /// Decodes super-groups of a tile's block.
 #[target_feature(enable = "avx2")]

@@ -11,10 +11,11 @@
 //!   all vectors pass by; the vectors' columns of a panel stay in the second while all strips pass
 //!   by, which is why vectors are taken in groups ([`Blocking::vectors`]): decoding again is a small
 //!   part of the work.
+//! * While a strip is decoded, the next one is asked for, a few lines at a time ([`Ahead`]). Asked for at once they are
+//!   more than a core can wait for.
 //! * Of few vectors the columns of all panels stay in the second cache. Then all panels of a strip come before the
-//!   next strip, so that memory is read in order, and while a strip is decoded, the next one is asked for a few lines at
-//!   a time ([`Ahead`]). Asked for at once they are more than a core can wait for. Panels are shorter
-//!   ([`Blocking::few_panel`]), so that what was asked for is still in the first cache.
+//!   next strip, so that memory is read in order. Panels are shorter ([`Blocking::few_panel`]), so that what was asked
+//!   for is still in the first cache.
 //! * Interleaved layouts give planes of one column and 32 rows; unpacking four of them makes octets of
 //!   rows 0-3 and 16-19, 4-7 and 20-23, and so on. I2_S is decoded into the same order, and the
 //!   rows are put in order when sums are written.
@@ -77,21 +78,31 @@ pub(in crate::gemm) enum Packed<'a> {
 #[derive(Clone, Copy)]
 pub(in crate::gemm) struct Ahead<'a> {
     bytes: &'a [u8],
-    per_unit: usize,
+    /// Lines for each unit.
+    lines: usize,
+    /// Bytes of a row where the lines are the first of [`STRIP`] rows, then the next ones; else all are neighbours.
+    row_bytes: Option<usize>,
 }
 
 impl<'a> Ahead<'a> {
-    /// `bytes` while `units` units are decoded.
+    /// All of `bytes` while `units` units are decoded.
     pub(in crate::gemm) fn new(bytes: &'a [u8], units: usize) -> Ahead<'a> {
-        Ahead { bytes, per_unit: bytes.len().div_ceil(units).next_multiple_of(64) }
+        Ahead { bytes, lines: bytes.len().div_ceil(64 * units), row_bytes: None }
     }
 
     /// Asks for the share of the `u`-th unit.
     #[inline]
     #[target_feature(enable = "avx2")]
     pub(in crate::gemm) fn prefetch(&self, u: usize) {
-        let bytes = self.bytes.get(u * self.per_unit..).unwrap_or_default();
-        prefetch(&bytes[..bytes.len().min(self.per_unit)]);
+        let Some(row_bytes) = self.row_bytes else {
+            let bytes = self.bytes.get(u * self.lines * 64..).unwrap_or_default();
+            return prefetch(&bytes[..bytes.len().min(self.lines * 64)]);
+        };
+        for line in u * self.lines..(u + 1) * self.lines {
+            if let Some(byte) = self.bytes.get(line % STRIP * row_bytes + line / STRIP * 64) {
+                _mm_prefetch::<_MM_HINT_T0>((&raw const *byte).cast());
+            }
+        }
     }
 }
 
@@ -240,8 +251,8 @@ fn drive_group(
             Layout::T3 => Packed::T3 { block: tile_block(geometry, data, tile, b) },
             Layout::T5 => Packed::T5 { block: tile_block(geometry, data, tile, b), r },
         };
-        let ahead = if few { next(geometry, data, tile..tiles.end, b, r, panel.clone()) } else { &[] };
-        decode(&packed, panel.clone(), Ahead::new(ahead, panel.len()), codes);
+        let ahead = ahead(geometry, data, tile..tiles.end, b, r, panel.clone(), few);
+        decode(&packed, panel.clone(), ahead, codes);
         let mut strip = Strip {
             codes,
             n_rows,
@@ -271,40 +282,45 @@ const fn gcd(a: usize, b: usize) -> usize {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
-/// What to ask for while `units` of a strip, the rows of the first of `tiles` from `r` on, are decoded: as many bytes
-/// of the next strips.
-fn next<'a>(
+/// What to ask for while `units` of a strip, the rows of the first of `tiles` from `r` on, are decoded: as many bytes of
+/// the next strips, which are the same units or, where the strip's panels follow each other, may be others.
+fn ahead<'a>(
     geometry: &Geometry,
     data: &'a [u8],
     tiles: Range<usize>,
     b: usize,
     r: usize,
     units: Range<usize>,
-) -> &'a [u8] {
+    in_order: bool,
+) -> Ahead<'a> {
+    const UNIT: usize = i2s::BLOCK / 4;
     let next = tiles.start + 1..tiles.end;
     let (bytes, unit_bytes) = match geometry.layout {
         Layout::I2S => {
-            // All of the strip's rows in order, not these units of each.
             let row_bytes = geometry.cols / 4;
             let rows = geometry.rows_of(tiles);
-            let next = (rows.start + STRIP).min(rows.end)..rows.end;
-            (&data[next.start * row_bytes..next.end * row_bytes], STRIP * i2s::BLOCK / 4)
+            let bytes = &data[(rows.start + STRIP).min(rows.end) * row_bytes..rows.end * row_bytes];
+            if !in_order {
+                let bytes = bytes.get(units.start * UNIT..).unwrap_or_default();
+                return Ahead { bytes, lines: STRIP * UNIT / 64, row_bytes: Some(row_bytes) };
+            }
+            (bytes, STRIP * UNIT)
         }
         // A strip takes a part of each line, in order, which the hardware foresees.
-        Layout::C2 => return &[],
-        _ if next.is_empty() => return &[],
+        Layout::C2 => (&[][..], 0),
+        Layout::T3 | Layout::T5 if next.is_empty() => (&[][..], 0),
         Layout::T3 => (tile_block(geometry, data, next.start, b), SUPER_PLANES * t3::PLANE),
         Layout::T5 => (tile_block(geometry, data, next.start, b), 4 * t5::TILE_ROWS),
     };
     let bytes = &bytes[(units.start * unit_bytes).min(bytes.len())..(units.end * unit_bytes).min(bytes.len())];
-    match geometry.layout {
+    let (first, second) = bytes.split_at(bytes.len() / 2);
+    let bytes = match geometry.layout {
         // Two strips share a tile and its lines.
-        Layout::T5 => {
-            let (first, second) = bytes.split_at(bytes.len() / 2);
-            if r == 0 { first } else { second }
-        }
-        _ => bytes,
-    }
+        Layout::T5 if r == 0 => first,
+        Layout::T5 => second,
+        Layout::I2S | Layout::C2 | Layout::T3 => bytes,
+    };
+    Ahead::new(bytes, units.len())
 }
 
 /// Fetches lines into the first cache.
