@@ -42,6 +42,8 @@ pub struct Sampling {
     pub n: usize,
     /// What ends an answer: checked.
     pub stop: Vec<String>,
+    /// Whether an answer goes on after the model's end: not OpenAI's, for who measures.
+    pub ignore_eos: bool,
     /// Within their range; which tokens there are is not known here.
     pub logit_bias: Vec<(u32, f32)>,
     /// Valid; the seed is the one below, or 0.
@@ -91,6 +93,7 @@ impl Sampling {
             max_tokens,
             n: fields.count("n", 1, MAX_ANSWERS)?.unwrap_or(1),
             stop,
+            ignore_eos: fields.take("ignore_eos")?.unwrap_or(false),
             logit_bias: biases(fields)?,
             sampler: SamplerConfig { seed: seed.unwrap_or(0), ..sampler(fields)? },
             seed,

@@ -64,7 +64,7 @@ impl<'a> Plan<'a> {
             sampler,
             logit_bias: sampling.logit_bias.clone(),
             stop: sampling.stop.clone(),
-            ignore_eos: false,
+            ignore_eos: sampling.ignore_eos,
             logprobs: self.logprobs,
             constraint,
             deadline: self.deadline,

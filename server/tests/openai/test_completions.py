@@ -97,3 +97,15 @@ def test_logprobs_have_the_older_shape(complete):
 def test_a_seed_gives_the_same_again(complete):
     assert texts(complete(seed=9)) == texts(complete(seed=9))
     assert texts(complete(seed=9)) != texts(complete(seed=10))
+
+
+def test_the_end_can_be_ignored(complete):
+    def forced(token, **extra):
+        return complete(temperature=0, max_tokens=9, logit_bias={str(token): 100}, extra_body=extra)
+
+    ends = [token for token in range(3) if forced(token).choices[0].finish_reason == "stop"]
+    assert ends
+    for token in ends:
+        answer = forced(token, ignore_eos=True)
+        assert answer.choices[0].finish_reason == "length"
+        assert answer.usage.completion_tokens == 9
