@@ -19,7 +19,9 @@
 //!    up to 5 million columns, the same limit that the i32 result has.
 //! 5. Rows go through the codes one after the other, in the order of memory, which is asked for
 //!    [`bytes_ahead`] on; loading a line of codes for each row costs less than reading at four places.
-//! 6. Several vectors: weights are shifted down instead, which four vectors share, and all positions of a
+//! 6. What is done for each group of rows is written in loops: closures inherit the instruction set, which the
+//!    functions that take them lack, so they would be calls, as long as a tenth of a group's products.
+//! 7. Several vectors: weights are shifted down instead, which four vectors share, and all positions of a
 //!    row have the same sums: 16 of them for four rows and four vectors. A group of rows meets all vectors
 //!    before the next one is read, so memory is read once.
 
@@ -93,8 +95,11 @@ pub(crate) fn run_rows(geometry: &Geometry, data: &[u8], rows: &[u32], prepared:
     let (groups, rest) = rows.as_chunks::<TOGETHER>();
     let (sums, sums_rest) = out.as_chunks_mut::<TOGETHER>();
     for (i, (group, sums)) in groups.iter().zip(sums).enumerate() {
-        let later = core::array::from_fn(|r| row(listed.after(i * TOGETHER + r)));
-        *sums = row_sums(group.each_ref().map(row), Ahead::Rows(later), prepared);
+        let (mut now, mut later): ([&[u8]; TOGETHER], [&[u8]; TOGETHER]) = ([&[]; TOGETHER], [&[]; TOGETHER]);
+        for r in 0..TOGETHER {
+            (now[r], later[r]) = (row(&group[r]), row(listed.after(i * TOGETHER + r)));
+        }
+        *sums = row_sums(now, Ahead::Rows(later), prepared);
     }
     for (at, sum) in rest.iter().zip(sums_rest) {
         [*sum] = row_sums([row(at)], Ahead::Nothing, prepared);
@@ -125,7 +130,11 @@ fn row_sums<const N: usize>(rows: [&[u8]; N], ahead: Ahead<N>, prepared: &[Line]
         let fourth = _mm512_srai_epi32::<6>(fourth);
         *total = _mm512_add_epi32(first, _mm512_add_epi32(third, fourth));
     }
-    lane_sums(totals).map(|sum| sum - activations)
+    let mut out = lane_sums(totals);
+    for sum in &mut out {
+        *sum -= activations;
+    }
+    out
 }
 
 /// Adds 256 products, by the position of the weight in its byte.
@@ -149,25 +158,33 @@ fn several_sums(
     ahead: Ahead<TOGETHER>,
     vectors: [&[Line]; TOGETHER],
 ) -> [[i32; TOGETHER]; TOGETHER] {
-    let parts = rows.map(|row| row.as_chunks::<64>());
-    let n = parts[0].0.len();
-    let whole = parts.map(|(whole, _)| &whole[..n]);
-    let fours = vectors.map(|vector| vector.as_chunks::<LINES>().0);
-    let n_fours = fours[0].len();
-    let fours = fours.map(|four| &four[..n_fours]);
+    let (n, n_fours) = (rows[0].len() / 64, vectors[0].len() / LINES);
+    let mut whole: [&[[u8; 64]]; TOGETHER] = [&[]; TOGETHER];
+    let mut rest: [&[u8]; TOGETHER] = [&[]; TOGETHER];
+    let mut fours: [&[[Line; LINES]]; TOGETHER] = [&[]; TOGETHER];
+    let mut totals = [0; TOGETHER];
+    for i in 0..TOGETHER {
+        let (some, last) = rows[i].as_chunks::<64>();
+        (whole[i], rest[i]) = (&some[..n], last);
+        let (some, last) = vectors[i].as_chunks::<LINES>();
+        (fours[i], totals[i]) = (&some[..n_fours], activations(last));
+    }
     let mut sums = [[_mm512_setzero_si512(); TOGETHER]; TOGETHER];
     for at in 0..n {
         ahead.prefetch(rows[0], at);
-        let bytes = whole.map(|whole| load(&whole[at]));
-        add_several(&mut sums, bytes, fours.map(|four| &four[at]));
+        let bytes = [load(&whole[0][at]), load(&whole[1][at]), load(&whole[2][at]), load(&whole[3][at])];
+        add_several(&mut sums, bytes, [&fours[0][at], &fours[1][at], &fours[2][at], &fours[3][at]]);
     }
     if n < n_fours {
-        add_several(&mut sums, parts.map(|(_, rest)| half(rest)), fours.map(|four| &four[n]));
+        let bytes = [half(rest[0]), half(rest[1]), half(rest[2]), half(rest[3])];
+        add_several(&mut sums, bytes, [&fours[0][n], &fours[1][n], &fours[2][n], &fours[3][n]]);
     }
     let mut out = [[0; TOGETHER]; TOGETHER];
-    for ((out, sums), vector) in out.iter_mut().zip(sums).zip(vectors) {
-        let activations = activations(vector.as_chunks::<LINES>().1);
-        *out = lane_sums(sums).map(|sum| sum - activations);
+    for i in 0..TOGETHER {
+        out[i] = lane_sums(sums[i]);
+        for sum in &mut out[i] {
+            *sum -= totals[i];
+        }
     }
     out
 }
@@ -183,15 +200,18 @@ fn add_several(
     let three = _mm512_set1_epi8(3);
     let mut bytes = bytes;
     for line in 0..LINES {
-        let weights = bytes.map(|bytes| _mm512_and_si512(bytes, three));
+        let mut weights = bytes;
+        for (weights, bytes) in weights.iter_mut().zip(&mut bytes) {
+            *weights = _mm512_and_si512(*bytes, three);
+            // What comes in from the neighbouring byte is above the two bits that the mask keeps.
+            *bytes = _mm512_srli_epi32::<2>(*bytes);
+        }
         for (sums, codes) in sums.iter_mut().zip(codes) {
             let codes = load(&codes[line].0);
             for (sum, weights) in sums.iter_mut().zip(weights) {
                 *sum = _mm512_dpbusd_epi32(*sum, weights, codes);
             }
         }
-        // What comes in from the neighbouring byte is above the two bits that the mask keeps.
-        bytes = bytes.map(|bytes| _mm512_srli_epi32::<2>(bytes));
     }
 }
 
@@ -215,18 +235,25 @@ fn activations(last: &[Line]) -> i32 {
 #[inline]
 #[target_feature(enable = "avx512f,avx512vl")]
 fn lane_sums<const N: usize>(sums: [__m512i; N]) -> [i32; N] {
+    let mut out = [0; N];
+    let (fours, rest) = sums.as_chunks::<4>();
+    let (out_fours, out_rest) = out.as_chunks_mut::<4>();
     // Four at a time share their additions.
-    if let Ok(four) = <[__m512i; 4]>::try_from(sums.as_slice()) {
-        let [a, b, c, d] = four.map(|sum| {
-            let (low, high) = (_mm512_castsi512_si256(sum), _mm512_extracti64x4_epi64::<1>(sum));
-            _mm256_add_epi32(low, high)
-        });
-        let all = _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
-        let all = _mm_add_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256::<1>(all));
-        let all = lanes(all);
-        return core::array::from_fn(|i| all[i]);
+    for ([a, b, c, d], out) in fours.iter().zip(out_fours) {
+        let ab = _mm256_hadd_epi32(halves_added(*a), halves_added(*b));
+        let all = _mm256_hadd_epi32(ab, _mm256_hadd_epi32(halves_added(*c), halves_added(*d)));
+        *out = lanes(_mm_add_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256::<1>(all)));
     }
-    sums.map(|sum| _mm512_reduce_add_epi32(sum))
+    for (sum, out) in rest.iter().zip(out_rest) {
+        *out = _mm512_reduce_add_epi32(*sum);
+    }
+    out
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn halves_added(sum: __m512i) -> __m256i {
+    _mm256_add_epi32(_mm512_castsi512_si256(sum), _mm512_extracti64x4_epi64::<1>(sum))
 }
 
 #[inline]
