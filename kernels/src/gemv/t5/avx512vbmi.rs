@@ -242,7 +242,11 @@ impl Ahead {
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi")]
 fn block_sums<const N: usize>(bytes: [&[Bytes]; N], tables: &[Table], ahead: Ahead) -> [[i32; ROWS]; N] {
-    let bytes = bytes.map(|bytes| &bytes[..tables.len()]);
+    // Loops, since a closure would be a call: it has the instruction set, `map` has not.
+    let mut bytes = bytes;
+    for bytes in &mut bytes {
+        *bytes = &bytes[..tables.len()];
+    }
     let mut totals = [[0; ROWS]; N];
     let mut from = 0;
     while from < tables.len() {
@@ -270,8 +274,11 @@ fn word_sums<const N: usize>(
     let mut high = [zero; N];
     let n = groups.end;
     let tables = &tables[..n];
-    let bytes = bytes.map(|bytes| &bytes[..n]);
-    let starts = bytes.map(<[Bytes]>::as_ptr);
+    let (mut bytes, mut starts) = (bytes, [core::ptr::null(); N]);
+    for (bytes, start) in bytes.iter_mut().zip(&mut starts) {
+        *bytes = &bytes[..n];
+        *start = bytes.as_ptr();
+    }
     let mut g = groups.start;
     while g < n {
         let high_end = n.min(g + HIGH);
