@@ -229,13 +229,20 @@ const fn gemm_cost(isa: Isa) -> (f64, f64) {
 /// The share of I2_S's pairs of a row and one of several vectors below which it is faster to multiply only these pairs, rows of
 /// their own for each of `n_vectors` vectors, than all of them with what `operation` has on `isa`.
 ///
-/// From the rates of 6912 x 2560: a vector alone against one of eight (GEMV) or 512 (GEMM), weights in the cache, on a Zen 5
+/// From the rates of 6912 x 2560: a vector alone against one of eight (GEMV) or 512 (GEMM), on a Zen 5
 /// and a Sapphire Rapids.
 #[must_use]
 pub fn skipping_rows_pays_below(isa: Isa, operation: Operation, n_vectors: usize) -> f64 {
     let shared_work = isa.supports(Level::Avx512Vnni);
     match operation {
-        Operation::Gemv if shared_work => 0.4,
+        // Rows that lie apart come from memory at half the rate of others, and few vectors share them.
+        Operation::Gemv if shared_work => {
+            if n_vectors < 4 {
+                0.2
+            } else {
+                0.12
+            }
+        }
         Operation::Gemv => 0.9,
         Operation::Gemm => {
             let (each, decoding) = match gemm_cost(isa) {

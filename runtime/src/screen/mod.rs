@@ -73,7 +73,8 @@ pub(crate) struct Chosen {
     pub(crate) rows: usize,
 }
 
-/// Estimates of logits where threads have made them: each item's are `[state][row]`.
+/// Estimates of logits where threads have made them: each item's are `[state][row]`, and behind them is the largest for each
+/// state.
 struct Estimates {
     buffers: Vec<Vec<f32>>,
     /// Of each item its buffer and where it begins there.
@@ -169,13 +170,15 @@ impl Screen {
                     let (chunk, rows) = screen.item(item);
                     let tiles = rows.start / TILE..rows.end.div_ceil(TILE);
                     let bytes = tiles.start * screen.shape.tile_bytes()..tiles.end * screen.shape.tile_bytes();
-                    let start = out.len();
-                    out.resize(start + states.hidden.len() * tiles.len() * TILE, 0.0);
-                    screen::tiles(screen.isa, screen.shape, &chunk.planes[bytes], &states.steps, &mut out[start..]);
-                    for (state, out) in states.hidden.iter().zip(out[start..].chunks_exact_mut(tiles.len() * TILE)) {
+                    let (start, n, n_states) = (out.len(), tiles.len() * TILE, states.hidden.len());
+                    out.resize(start + n_states * (n + 1), 0.0);
+                    let (out, most) = out[start..].split_at_mut(n_states * n);
+                    screen::tiles(screen.isa, screen.shape, &chunk.planes[bytes], &states.steps, out);
+                    for ((state, out), most) in states.hidden.iter().zip(out.chunks_exact_mut(n)).zip(most) {
                         chunk.notes.estimate(state, rows.start, &mut out[..rows.len()]);
                         // Places behind the last row are no candidates.
                         out[rows.len()..].fill(f32::NEG_INFINITY);
+                        *most = largest(out);
                     }
                 }
             });
@@ -297,12 +300,15 @@ impl Estimates {
     fn best(&self, state: usize, n_states: usize, count: usize) -> Vec<u32> {
         let n_items = self.items.len();
         let total: usize = self.buffers.iter().map(Vec::len).sum();
-        // All items but the last are whole.
+        // All items but the last are whole; each has its largest estimate as well.
         let rows_of = |item: usize| {
-            if item + 1 < n_items { ITEM_ROWS } else { total / n_states - (n_items - 1) * ITEM_ROWS }
+            if item + 1 < n_items { ITEM_ROWS } else { total / n_states - n_items - (n_items - 1) * ITEM_ROWS }
         };
         let estimates = |item: usize| self.item(item, state, rows_of(item));
-        let largest = |item: usize| estimates(item).iter().fold(f32::NEG_INFINITY, |a, b| if *b > a { *b } else { a });
+        let largest = |item: usize| {
+            let (buffer, start) = self.items[item];
+            self.buffers[buffer][start + n_states * rows_of(item) + state]
+        };
         let most: Vec<f32> = (0..n_items).map(largest).collect();
         // So many items have a row that is as good, so the best ones are at least that.
         let enough = most.clone();
@@ -318,6 +324,17 @@ impl Estimates {
         }
         best.into_iter().map(|(_, row)| row).collect()
     }
+}
+
+/// The largest of whole tiles' estimates; NaNs are passed over.
+fn largest(estimates: &[f32]) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; TILE];
+    for tile in estimates.as_chunks::<TILE>().0 {
+        for (lane, estimate) in lanes.iter_mut().zip(tile) {
+            *lane = if *estimate > *lane { *estimate } else { *lane };
+        }
+    }
+    lanes.into_iter().fold(f32::NEG_INFINITY, |most, lane| if lane > most { lane } else { most })
 }
 
 /// How many rows with good estimates are computed to find the threshold: some more than are needed, since the order of

@@ -215,6 +215,9 @@ fn the_best_estimates_are_found() {
                 for state in 0..n_states {
                     output.values.extend(&values(state)[rows.clone()]);
                 }
+                for state in 0..n_states {
+                    output.values.push(values(state)[rows.clone()].iter().copied().fold(0.0, f32::max));
+                }
                 output.ranges.push((item..item + 1, output.values.len()));
             }
             let estimates = Estimates::new(outputs.into(), n_items);
