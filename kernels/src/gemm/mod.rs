@@ -136,7 +136,7 @@ impl<'a> Prepared<'a> {
 
     /// Some columns of block `b` of `vectors`, from the first vector's first to the last one's last, and how
     /// many bytes lie between the same columns of two neighbours.
-    #[cfg(target_arch = "x86_64")] // Who needs the distance is AMX.
+    #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))] // Who needs the distance is AMX.
     #[inline(always)]
     pub(crate) fn columns(&self, vectors: Range<usize>, b: usize, columns: Range<usize>) -> (&'a [u8], usize) {
         assert!(!vectors.is_empty() && columns.end <= self.padded_block, "columns of a block of some vectors");

@@ -28,6 +28,10 @@ use crate::line::Line;
 
 /// Columns that kernels take before 16-bit sums must be widened: a product is at most `3 * 128`
 /// (code 3 included), and 84 of them 32,256. Even.
+#[cfg(any(
+    all(target_arch = "x86_64", target_feature = "sse2"),
+    all(target_arch = "aarch64", target_feature = "neon")
+))]
 const COLUMNS_PER_WIDENING: usize = 84;
 
 /// Lines of the columns and of the activations of a list of all columns.

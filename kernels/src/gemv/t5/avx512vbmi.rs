@@ -345,8 +345,7 @@ mod tests {
         }
         for sum in -640..=640_i16 {
             // SAFETY: both need AVX-512 F and BW, which the level seen above includes.
-            let [low, high] =
-                unsafe { digits(_mm512_set1_epi16(sum)) }.map(|lanes| bytemuck::cast::<_, [i16; 32]>(lanes));
+            let [low, high] = unsafe { digits(_mm512_set1_epi16(sum)) }.map(bytemuck::cast::<_, [i16; 32]>);
             let (low, high) = (low[7], high[7]);
             assert_eq!(low + BASE * high, sum);
             assert!(usize::from(high.unsigned_abs()) * HIGH <= 127, "sum {sum}: high {high}");
