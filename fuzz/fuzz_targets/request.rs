@@ -1,10 +1,12 @@
-//! Arbitrary bodies for each endpoint, byte by byte and as fields of the right names. Nothing may panic or take memory out
-//! of proportion, what is accepted lies within the documented bounds, and refusals are one line.
+//! Arbitrary bodies for each endpoint and lines of a file of requests, byte by byte and as fields of the right names.
+//! Nothing may panic or take memory out of proportion, what is accepted lies within the documented bounds, and refusals
+//! are one line.
 #![no_main]
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use tritone_runtime::tokenizer::StopStrings;
+use tritone_server::api::batch::BatchLine;
 use tritone_server::api::chat::{ChatRequest, MAX_MESSAGES};
 use tritone_server::api::completions::{CompletionsRequest, MAX_PROMPTS};
 use tritone_server::api::embeddings::{EmbeddingsRequest, MAX_DIMENSIONS, MAX_TEXTS};
@@ -23,7 +25,12 @@ enum Input<'a> {
     Known(Vec<(u8, u8)>),
 }
 
-const NAMES: [&str; 44] = [
+const NAMES: [&str; 49] = [
+    "custom_id",
+    "method",
+    "url",
+    "body",
+    "ignore_eos",
     "messages",
     "prompt",
     "input",
@@ -70,7 +77,7 @@ const NAMES: [&str; 44] = [
     "no_such_field",
 ];
 
-const VALUES: [&str; 48] = [
+const VALUES: [&str; 50] = [
     "null",
     "true",
     "false",
@@ -86,6 +93,8 @@ const VALUES: [&str; 48] = [
     "-9223372036854775808",
     "\"\"",
     "\"text\"",
+    "\"POST\"",
+    "\"/v1/embeddings\"",
     "\"a\\u0000b\"",
     "\"\\ud800\"",
     "\"auto\"",
@@ -177,6 +186,13 @@ fuzz_target!(|input: Input<'_>| {
     if let Some(embeddings) = one_line(EmbeddingsRequest::decode(&text)) {
         assert!((1..=MAX_TEXTS).contains(&embeddings.texts.len()));
         assert!(embeddings.dimensions.is_none_or(|dimensions| (1..=MAX_DIMENSIONS).contains(&dimensions)));
+    }
+    match BatchLine::decode(text.as_bytes()) {
+        Ok(line) => assert!(text.contains(&line.body)),
+        Err(bad) => {
+            assert!(!bad.message.is_empty() && bad.message.len() < 500, "{} bytes", bad.message.len());
+            assert!(!bad.record(1).contains('\n'), "a record is a line");
+        }
     }
     one_line(TokenizeRequest::decode(&text));
     one_line(decode_tokens(&text));
