@@ -128,8 +128,6 @@ static KERNELS: &[Kernel] = &[
     #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
     gemm!("gemm-t5-avx512vbmi", T5, Avx512Vbmi, avx512vbmi),
     #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
-    gemm!("gemm-t5-avx512vbmi", T5, Avx512Vbmi, avx512vbmi),
-    #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
     gemm!("gemm-t5-avx512vnni", T5, Avx512Vnni, avx512vnni),
     #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
     gemm!("gemm-t5-avxvnni", T5, AvxVnni, avxvnni),
