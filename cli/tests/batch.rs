@@ -1,6 +1,8 @@
 //! `tritone batch` from outside: order, what is said of bad lines, and that nothing is lost or done twice.
 #![cfg(feature = "embedded-model")]
 
+mod process;
+
 use serde_json::{Value, json};
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -38,14 +40,7 @@ impl Drop for Place {
 }
 
 fn start(args: &[&str]) -> Child {
-    Command::new(env!("CARGO_BIN_EXE_tritone"))
-        .arg("batch")
-        .args(args)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap()
+    process::start(&[&["batch"], args].concat())
 }
 
 fn with_input(args: &[&str], input: &[u8]) -> Output {

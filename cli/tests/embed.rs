@@ -2,21 +2,16 @@
 
 #[path = "../../runtime/tests/embedding_models/mod.rs"]
 mod embedding_models;
+mod process;
 
 use embedding_models::{Folder, HIDDEN, KINDS, Written, cosine, references};
 use serde_json::Value;
 use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::Output;
 
 fn tritone(args: &[&str], input: &[u8]) -> Output {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_tritone"))
-        .args(args)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child = process::start(args);
     // A command that ends early leaves the rest unread.
     let _ = child.stdin.take().unwrap().write_all(input);
     child.wait_with_output().unwrap()

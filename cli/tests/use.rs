@@ -1,18 +1,11 @@
 //! The command as people and programs use it: JSON, pipes, a conversation, Ctrl-C.
 #![cfg(feature = "embedded-model")]
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::process::{Child, Command, Output, Stdio};
+mod process;
 
-fn start(args: &[&str]) -> Child {
-    Command::new(env!("CARGO_BIN_EXE_tritone"))
-        .args(args)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap()
-}
+use process::start;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Command, Output};
 
 fn with_input(args: &[&str], input: &str) -> Output {
     let mut child = start(args);

@@ -42,7 +42,7 @@ macro_rules! gemm {
             family: Family::MultiplyAdd,
             level: Level::$level,
             prepared_lines: gemm::prepared_lines,
-            prepare: gemm::$module::prepare,
+            prepare: gemm::prepare,
             run: gemm::$module::run,
             run_rows: None,
             skips_columns: false,
@@ -227,8 +227,8 @@ const fn gemm_cost(isa: Isa) -> (f64, f64) {
 /// The share of I2_S's pairs of a row and one of several vectors below which it is faster to multiply only these pairs, rows of
 /// their own for each of `n_vectors` vectors, than all of them with what `operation` has on `isa`.
 ///
-/// From the rates of 6912 x 2560: a vector alone against one of eight (GEMV) or 512 (GEMM), on a Zen 5
-/// and a Sapphire Rapids.
+/// From the rates of 6912 x 2560 in `benches/README.md`: a vector alone against one of eight (GEMV) or of 512 (GEMM), a Zen 5 and an
+/// Emerald Rapids with AVX-512 and AMX; below that as [`skipping_columns_pays_below`].
 #[must_use]
 pub fn skipping_rows_pays_below(isa: Isa, operation: Operation, n_vectors: usize) -> f64 {
     let shared_work = isa.supports(Level::Avx512Vnni);
@@ -241,6 +241,7 @@ pub fn skipping_rows_pays_below(isa: Isa, operation: Operation, n_vectors: usize
                 0.12
             }
         }
+        // Several vectors share little of the work.
         Operation::Gemv => 0.9,
         Operation::Gemm => {
             let (each, decoding) = match gemm_cost(isa) {

@@ -23,7 +23,8 @@ use tritone_kernels::kernel::Operation;
 /// cache.
 const ITEM_ROWS: usize = 64;
 
-/// With few tokens an item has more rows, so that each token wants several, but no more than so many outputs of both.
+/// With few tokens an item has more rows, so that each token wants several: at most so many outputs of gate, at most so
+/// many rows.
 const MAX_ITEM_OUTPUTS: usize = 2048;
 const MAX_ITEM_ROWS: usize = 512;
 
@@ -37,7 +38,7 @@ thread_local! {
     static WANTED: RefCell<(Vec<u32>, Vec<f32>)> = const { RefCell::new((Vec::new(), Vec::new())) };
 }
 
-/// The share of gates that were positive lately.
+/// The share of gates that were positive lately, which is a guess of the next layer's.
 #[derive(Debug)]
 pub(crate) struct PositiveGates(f64);
 
@@ -272,4 +273,66 @@ fn positive<'w>(gates: &[f32], first: u32, wanted: &'w mut Vec<u32>) -> &'w [u32
 fn count(numbers: &[f32], is: impl Fn(f32) -> bool) -> usize {
     // In runs that a byte can count: the compiler makes vectors of it.
     numbers.chunks(128).map(|run| usize::from(run.iter().map(|x| u8::from(is(*x))).sum::<u8>())).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{LoadOptions, Model, Source};
+    use std::path::Path;
+    use tritone_kernels::isa::{Detected, Isa, Level};
+    use tritone_kernels::line::Line;
+
+    fn prepared(float: &FloatKernels, linear: &Linear, vectors: &[Vec<f32>], operation: Operation) -> PreparedInput {
+        let n_lines = PreparedInput::n_lines(linear, vectors.len(), operation);
+        let mut lines = vec![Line::ZERO; n_lines];
+        let places = lines.chunks_exact_mut(linear.vector_lines(operation));
+        let notes: Vec<_> =
+            vectors.iter().zip(places).map(|(x, out)| linear.prepare_vector(float, x, operation, out)).collect();
+        let mut input = PreparedInput::new(linear, vectors.len(), operation, lines);
+        notes.iter().enumerate().for_each(|(i, notes)| input.set_scales(i, notes));
+        input
+    }
+
+    /// Which rows of up a step multiplies is chosen by speed, so models with many positive gates never take this way where
+    /// others are faster: it must have the bits of whole products, for all shares of positive gates, on every level.
+    #[test]
+    #[cfg_attr(miri, ignore = "too slow")]
+    fn rows_where_gates_are_positive_are_those_of_whole_products() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/models/bitnet-relu2/model-i2_s.gguf");
+        let mut state = 7u32;
+        let mut random = || {
+            state = state.wrapping_mul(747_796_405).wrapping_add(2_891_336_453);
+            (state >> 8) as f32 / (1 << 24) as f32
+        };
+        for level in Level::ALL {
+            if Isa::with_level(level, Detected::here()).is_err() {
+                eprintln!("skipped: this processor lacks {level}");
+                continue;
+            }
+            let options = LoadOptions { level: Some(level), threads: Some(1), ..LoadOptions::default() };
+            let model = Model::load(Source::File(path.clone()), &options, &mut |_| {}).unwrap();
+            let (up, float) = (&model.inner.weights.layers[0].up, &model.inner.float);
+            assert!(up.skips_rows(), "{level}");
+            let rows = 16..up.rows().min(80);
+            for n in [1, 2, 5, 9] {
+                let vectors: Vec<Vec<f32>> = (0..n).map(|_| (0..up.cols()).map(|_| random() - 0.5).collect()).collect();
+                let alone = prepared(float, up, &vectors, Operation::Gemv);
+                let together = prepared(float, up, &vectors, Operation::Gemm);
+                let (mut all, mut some) = (Vec::new(), vec![1.0; 3]);
+                up.product_in(tiles_of(up, &rows), &together, &mut all);
+                for share in [0.0, 0.1, 0.5, 1.0] {
+                    let mut gates: Vec<f32> = all.iter().map(|_| if random() < share { 0.5 } else { -0.5 }).collect();
+                    if share == 0.5 {
+                        gates[1..4].copy_from_slice(&[0.0, -0.0, f32::NAN]);
+                    }
+                    up_where_positive(up, &rows, &alone, &gates, &mut some);
+                    let expected = all.iter().zip(&gates).map(|(x, gate)| if *gate > 0.0 { *x } else { 0.0 });
+                    let expected: Vec<u32> = expected.map(f32::to_bits).collect();
+                    let some: Vec<u32> = some.iter().map(|x| x.to_bits()).collect();
+                    assert!(some == expected, "{level}, {n} tokens, {share}");
+                }
+            }
+        }
+    }
 }

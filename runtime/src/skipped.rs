@@ -59,7 +59,7 @@ impl Skipped {
 /// Shares of matrices that are read, from 0 to 1; `None` where all of a matrix always is.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Density {
-    /// Rows of up: those whose gate is positive. Of single tokens; for several at once all rows are read.
+    /// Rows of up: those whose gate is positive. Of single tokens only: several at once may skip rows too, but share what is read.
     pub up_rows: Option<f64>,
     /// Columns of down: those whose activation is not 0 after rounding.
     pub down_columns: Option<f64>,

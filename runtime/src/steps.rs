@@ -64,6 +64,7 @@ pub(crate) struct Steps {
     /// Steps to go for which the whole head is read, since the copy left too many rows.
     full_steps: u32,
     pub(crate) skipped: Skipped,
+    /// Tells whether gates of a prompt are worth looking at.
     gates: PositiveGates,
     scratch: Scratch,
     /// While there is one, the parts of the work are timed.

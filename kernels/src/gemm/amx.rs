@@ -1,4 +1,5 @@
-//! `gemm-*-amx`: `tdpbssd` on tiles; what it multiplies is decoded by [`super::avx2::strips`].
+//! `gemm-*-amx`: `tdpbssd` on tiles; what it multiplies is decoded by
+//! [`super::avx512`] and driven by [`super::avx2::strips`].
 //!
 //! ```text
 //! for each 32 vectors (16 tile rows twice; the last group has fewer):
@@ -39,10 +40,6 @@ const BLOCKING: Blocking =
 /// Rows of a tile at most, and its bytes in a row.
 const ROWS: usize = 16;
 const ROW_BYTES: usize = 64;
-
-pub(crate) fn prepare(geometry: &Geometry, codes: &[i8], out: &mut [Line]) {
-    super::prepare(geometry, codes, out);
-}
 
 /// See [`crate::kernel::RunFn`].
 ///

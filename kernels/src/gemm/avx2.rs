@@ -46,10 +46,6 @@ const fn run_pairs(layout: Layout) -> usize {
     }
 }
 
-pub(crate) fn prepare(geometry: &Geometry, codes: &[i8], out: &mut [Line]) {
-    super::prepare(geometry, codes, out);
-}
-
 /// See [`crate::kernel::RunFn`].
 #[target_feature(enable = "avx2")]
 pub(crate) fn run(

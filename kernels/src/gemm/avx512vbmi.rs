@@ -7,8 +7,6 @@ use crate::format::Geometry;
 use crate::line::Line;
 use core::ops::Range;
 
-pub(crate) use super::prepare;
-
 /// See [`crate::kernel::RunFn`].
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
 pub(crate) fn run(

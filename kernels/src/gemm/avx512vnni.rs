@@ -1,5 +1,5 @@
 //! `gemm-*-avx512vnni`: `vpdpbusd` with rows as lanes; what it multiplies is decoded by
-//! [`super::avx2::strips`].
+//! [`super::avx512`], strip by strip ([`super::avx2::strips`]).
 //!
 //! ```text
 //! for each eight vectors (then four, two, one):
@@ -21,13 +21,10 @@ use crate::line::Line;
 use core::arch::x86_64::*;
 use core::ops::Range;
 
-/// 256 vectors have 320 KiB of columns in a panel; processors with AVX-512 have a second cache of 1 MiB or more.
+/// 256 vectors have 320 KiB of columns in a panel; processors with AVX-512 have a second cache of 1 MiB or more. The codes of a
+/// panel for few vectors are 20 KiB, which leaves room in the first cache for what is asked for meanwhile.
 pub(super) const BLOCKING: Blocking =
     Blocking { vectors: 256, together: 8, quads: 1, panel: 320, few_panel: 160, starts: true };
-
-pub(crate) fn prepare(geometry: &Geometry, codes: &[i8], out: &mut [Line]) {
-    super::prepare(geometry, codes, out);
-}
 
 /// See [`crate::kernel::RunFn`].
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]

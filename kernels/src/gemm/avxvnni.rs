@@ -24,10 +24,6 @@ use core::ops::Range;
 
 const BLOCKING: Blocking = Blocking { vectors: 128, together: 2, quads: 1, panel: 320, few_panel: 160, starts: false };
 
-pub(crate) fn prepare(geometry: &Geometry, codes: &[i8], out: &mut [Line]) {
-    super::prepare(geometry, codes, out);
-}
-
 /// See [`crate::kernel::RunFn`].
 #[target_feature(enable = "avx2,avxvnni")]
 pub(crate) fn run(

@@ -10,10 +10,6 @@ use crate::line::Line;
 use core::arch::aarch64::*;
 use core::ops::Range;
 
-pub(crate) fn prepare(geometry: &Geometry, codes: &[i8], out: &mut [Line]) {
-    super::prepare(geometry, codes, out);
-}
-
 #[target_feature(enable = "neon")]
 pub(crate) fn run(
     geometry: &Geometry,

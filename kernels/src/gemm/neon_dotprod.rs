@@ -11,10 +11,6 @@ use core::arch::aarch64::*;
 use core::arch::asm;
 use core::ops::Range;
 
-pub(crate) fn prepare(geometry: &Geometry, codes: &[i8], out: &mut [Line]) {
-    super::prepare(geometry, codes, out);
-}
-
 #[target_feature(enable = "neon,dotprod")]
 pub(crate) fn run(
     geometry: &Geometry,

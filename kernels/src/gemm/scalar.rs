@@ -5,10 +5,6 @@ use crate::format::Geometry;
 use crate::line::Line;
 use core::ops::Range;
 
-pub(crate) unsafe fn prepare(geometry: &Geometry, codes: &[i8], out: &mut [Line]) {
-    super::prepare(geometry, codes, out);
-}
-
 pub(crate) unsafe fn run(
     geometry: &Geometry,
     data: &[u8],
