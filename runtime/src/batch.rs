@@ -65,7 +65,7 @@ pub struct Feed<'a> {
 
 /// Takes steps with any sequences of one model.
 pub struct Batch {
-    steps: Steps,
+    pub(crate) steps: Steps,
 }
 
 impl Batch {

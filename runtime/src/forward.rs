@@ -4,13 +4,13 @@
 //! is exact in integers, every float step has one order (`tritone_kernels::float`), and each
 //! token is treated alone, so a hidden state depends only on the tokens up to it.
 
-use crate::config::{Config, RopeStyle};
 use crate::error::Result;
 use crate::feed_forward::PositiveGates;
 use crate::kv_cache::Span;
 use crate::linear::{Linear, PreparedInput};
 use crate::model::Inner;
 use crate::profile::{Observer, Part};
+use crate::rope::RopeTables;
 use crate::scratch::Scratch;
 use crate::skipped::Skipped;
 use crate::states::States;
@@ -18,75 +18,9 @@ use crate::threads::Pool;
 use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
-use tritone_kernels::float::{self, FloatKernels};
+use tritone_kernels::float::FloatKernels;
 use tritone_kernels::kernel::Operation;
 use tritone_kernels::line::Line;
-
-/// Cosines and sines of the positions used so far, `[position][rope_dim / 2]`.
-pub(crate) struct RopeTables {
-    /// Those of layers with a sliding window, if there are any.
-    windowed: Option<Box<RopeTables>>,
-    dim: usize,
-    theta: f32,
-    scale: f32,
-    style: RopeStyle,
-    factors: Option<Arc<[f32]>>,
-    cos: Vec<f32>,
-    sin: Vec<f32>,
-}
-
-impl RopeTables {
-    pub(crate) fn new(config: &Config, factors: Option<Arc<[f32]>>) -> RopeTables {
-        let tables = |windowed, theta, scale, factors| RopeTables {
-            windowed,
-            dim: config.rope_dim,
-            theta,
-            scale,
-            style: config.rope_style,
-            factors,
-            cos: Vec::new(),
-            sin: Vec::new(),
-        };
-        let windowed = config.window.map(|window| Box::new(tables(None, window.rope_theta, 1.0, None)));
-        tables(windowed, config.rope_theta, config.rope_scale, factors)
-    }
-
-    /// Those of layers with a sliding window, or without one.
-    fn of(&self, windowed: bool) -> &RopeTables {
-        self.windowed.as_deref().filter(|_| windowed).unwrap_or(self)
-    }
-
-    /// Makes room for positions below `end`.
-    fn extend(&mut self, end: usize) {
-        if let Some(windowed) = &mut self.windowed {
-            windowed.extend(end);
-        }
-        let half = self.dim / 2;
-        for position in self.cos.len() / half..end {
-            let start = position * half;
-            self.cos.resize(start + half, 0.0);
-            self.sin.resize(start + half, 0.0);
-            float::rope_table(
-                position as f64 / f64::from(self.scale),
-                self.theta,
-                self.factors.as_deref(),
-                &mut self.cos[start..],
-                &mut self.sin[start..],
-            );
-        }
-    }
-
-    fn rotate(&self, float: &FloatKernels, position: usize, head: &mut [f32]) {
-        let half = self.dim / 2;
-        let at = position * half..(position + 1) * half;
-        let (cos, sin) = (&self.cos[at.clone()], &self.sin[at]);
-        let head_dim = head.len();
-        match self.style {
-            RopeStyle::Neox => float.rope_neox(head, head_dim, cos, sin),
-            RopeStyle::Interleaved => float.rope_interleaved(head, head_dim, cos, sin),
-        }
-    }
-}
 
 /// Everything that one step needs.
 pub(crate) struct Forward<'a, O> {
@@ -94,7 +28,7 @@ pub(crate) struct Forward<'a, O> {
     pub(crate) pool: &'a mut Pool,
     /// Whose tokens are computed, in their order.
     pub(crate) spans: Vec<&'a mut Span>,
-    pub(crate) rope: &'a mut RopeTables,
+    pub(crate) rope: &'a mut Arc<RopeTables>,
     /// Counts what need not be read.
     pub(crate) skipped: &'a mut Skipped,
     /// What was seen of gates that may be 0 or less.
@@ -113,26 +47,16 @@ impl<O: Observer> Forward<'_, O> {
         let (config, weights, float) = (&model.config, &model.weights, &model.float);
         self.observer.start();
         let end = self.spans.iter().map(|span| span.position + span.n_tokens).max();
-        self.rope.extend(end.unwrap_or_default());
+        Arc::make_mut(self.rope).extend(end.unwrap_or_default());
         if tokens.len() == 1 {
             self.scratch.keep_small();
         }
         let mut x = Arc::new(States::whole(weights.embedding.rows(tokens)?, config.hidden));
         self.observer.lap(Part::Other);
         for (i, layer) in weights.layers.iter().enumerate() {
-            let [mut q, mut k, v] = self.project([&layer.q, &layer.k, &layer.v], &x, Some(&layer.attn_norm));
+            let projected = self.project([&layer.q, &layer.k, &layer.v], &x, Some(&layer.attn_norm));
             self.observer.lap(Part::Qkv);
-            if let Some(norms) = &layer.qk_norms {
-                float.rms_norm_heads(&mut q, &norms.q, config.rms_eps);
-                float.rms_norm_heads(&mut k, &norms.k, config.rms_eps);
-                self.observer.lap(Part::Norms);
-            }
-            self.rotate_and_store(i, &mut q, &mut k, &v);
-            self.observer.lap(Part::Rope);
-            let attention = Arc::new(States::whole(self.attention(i, q), layer.output.cols()));
-            self.scratch.give(k);
-            self.scratch.give(v);
-            self.observer.lap(Part::Attention);
+            let attention = Arc::new(States::whole(self.attention(i, projected), layer.output.cols()));
             let input = self.prepare_for(&layer.output, &attention, layer.attn_sub_norm.as_ref());
             self.give_shared(attention);
             let output = self.product_in_pieces(&layer.output, input);
@@ -209,7 +133,7 @@ impl<O: Observer> Forward<'_, O> {
             let (input, nanos) = of_row::<O, _>(float, norm, eps, x, 0, |row| {
                 PreparedInput::for_each_thread(linear, operation, float, row)
             });
-            self.observer.lap_of_two([(Part::Norms, nanos[0]), (Part::Quantise, nanos[1])]);
+            self.observer.lap_shared([(Part::Norms, nanos[0]), (Part::Quantise, nanos[1])]);
             return input;
         }
         let lines = self.scratch.take_lines(PreparedInput::n_lines(linear, n, operation));
@@ -255,7 +179,7 @@ impl<O: Observer> Forward<'_, O> {
         if linear.skips_columns(operation) {
             self.skipped.columns(n_nonzero, n * cols);
         }
-        self.observer.lap_of_two([(Part::Norms, norm_nanos), (Part::Quantise, quantise_nanos)]);
+        self.observer.lap_shared([(Part::Norms, norm_nanos), (Part::Quantise, quantise_nanos)]);
         prepared
     }
 
@@ -342,24 +266,6 @@ impl<O: Observer> Forward<'_, O> {
 
     pub(crate) fn give_all(&mut self, buffers: Vec<Vec<f32>>) {
         buffers.into_iter().for_each(|buffer| self.scratch.give(buffer));
-    }
-
-    fn rotate_and_store(&mut self, layer: usize, q: &mut [f32], k: &mut [f32], v: &[f32]) {
-        let Config { n_heads, n_kv_heads, head_dim, .. } = self.model.config;
-        let windowed = self.model.config.window_of(layer).is_some();
-        let (float, rope) = (&self.model.float, self.rope.of(windowed));
-        let mut rows = q
-            .chunks_exact_mut(n_heads * head_dim)
-            .zip(k.chunks_exact_mut(n_kv_heads * head_dim).zip(v.chunks_exact(n_kv_heads * head_dim)));
-        for span in &mut self.spans {
-            for (position, (q, (k, v))) in (span.position..span.position + span.n_tokens).zip(&mut rows) {
-                q.chunks_exact_mut(head_dim).for_each(|query| rope.rotate(float, position, query));
-                for (head, (key, value)) in k.chunks_exact_mut(head_dim).zip(v.chunks_exact(head_dim)).enumerate() {
-                    rope.rotate(float, position, key);
-                    span.cache.store(float, (layer, head), position, key, value);
-                }
-            }
-        }
     }
 }
 

@@ -80,6 +80,23 @@ pub(crate) struct HeadCache {
     pub(crate) blocks: Vec<Arc<KvBlock>>,
 }
 
+impl HeadCache {
+    /// Stores the key and the value (`head_dim` each) of `position`.
+    pub(crate) fn store(&mut self, float: &FloatKernels, kind: CacheType, position: usize, key: &[f32], value: &[f32]) {
+        let (block, within) = (position / ATTENTION_BLOCK, position % ATTENTION_BLOCK);
+        if block == self.blocks.len() {
+            self.blocks.push(Arc::new(match kind {
+                CacheType::F16 => KvBlock::F16(Pair::new(key.len())),
+                CacheType::F32 => KvBlock::F32(Pair::new(key.len())),
+            }));
+        }
+        match Arc::make_mut(&mut self.blocks[block]) {
+            KvBlock::F16(pair) => pair.store(float, within, key, value),
+            KvBlock::F32(pair) => pair.store(float, within, key, value),
+        }
+    }
+}
+
 /// The heads of one layer.
 pub(crate) type LayerCache = Vec<HeadCache>;
 
@@ -96,29 +113,6 @@ impl KvCache {
     pub(crate) fn new(n_layers: usize, n_kv_heads: usize, head_dim: usize, kind: CacheType) -> KvCache {
         let layer = || (0..n_kv_heads).map(|_| HeadCache::default()).collect();
         KvCache { layers: (0..n_layers).map(|_| layer()).collect(), head_dim, kind }
-    }
-
-    /// Stores the key and the value (`head_dim` each) of `position` of one head.
-    pub(crate) fn store(
-        &mut self,
-        float: &FloatKernels,
-        (layer, head): (usize, usize),
-        position: usize,
-        key: &[f32],
-        value: &[f32],
-    ) {
-        let blocks = &mut self.layers[layer][head].blocks;
-        let (block, within) = (position / ATTENTION_BLOCK, position % ATTENTION_BLOCK);
-        if block == blocks.len() {
-            blocks.push(Arc::new(match self.kind {
-                CacheType::F16 => KvBlock::F16(Pair::new(self.head_dim)),
-                CacheType::F32 => KvBlock::F32(Pair::new(self.head_dim)),
-            }));
-        }
-        match Arc::make_mut(&mut blocks[block]) {
-            KvBlock::F16(pair) => pair.store(float, within, key, value),
-            KvBlock::F32(pair) => pair.store(float, within, key, value),
-        }
     }
 
     /// Bytes of its blocks, shared ones included.

@@ -23,6 +23,7 @@ pub mod model;
 mod pages;
 pub mod profile;
 pub mod quantize;
+mod rope;
 pub mod safetensors;
 pub mod sampler;
 pub mod scores;

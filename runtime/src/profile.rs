@@ -4,6 +4,7 @@
 //! left in the compiled code; with a [`Profile`] each step ends with a lap. No observer sees more
 //! than finished values, so it cannot change a result.
 
+use crate::batch::Batch;
 use crate::session::Session;
 use std::time::Instant;
 
@@ -83,8 +84,8 @@ pub(crate) trait Observer {
     fn start(&mut self);
     /// The time since the last lap, or since the start, was spent on `part`.
     fn lap(&mut self, part: Part);
-    /// The same for two parts that were done together, shared as their nanoseconds on all threads are.
-    fn lap_of_two(&mut self, parts: [(Part, u64); 2]);
+    /// The same for parts that were done together, shared as their nanoseconds on all threads are.
+    fn lap_shared<const N: usize>(&mut self, parts: [(Part, u64); N]);
     /// How many gates of a layer were positive, of how many.
     fn gates(&mut self, positive: u64, all: u64);
 }
@@ -106,7 +107,7 @@ impl Observer for Off {
 
     fn lap(&mut self, _: Part) {}
 
-    fn lap_of_two(&mut self, _: [(Part, u64); 2]) {}
+    fn lap_shared<const N: usize>(&mut self, _: [(Part, u64); N]) {}
 
     fn gates(&mut self, _: u64, _: u64) {}
 }
@@ -177,13 +178,12 @@ impl Observer for Profile {
         self.nanos[part as usize] += self.since_last();
     }
 
-    fn lap_of_two(&mut self, parts: [(Part, u64); 2]) {
+    fn lap_shared<const N: usize>(&mut self, parts: [(Part, u64); N]) {
         let passed = self.since_last();
-        let [(first, a), (second, b)] = parts;
-        let share = a as f64 / (a + b).max(1) as f64;
-        let to_first = (passed as f64 * share) as u64;
-        self.nanos[first as usize] += to_first;
-        self.nanos[second as usize] += passed - to_first;
+        let all: u64 = parts.iter().map(|(_, nanos)| nanos).sum();
+        for (part, nanos) in parts {
+            self.nanos[part as usize] += (passed as f64 * nanos as f64 / all.max(1) as f64) as u64;
+        }
     }
 
     fn gates(&mut self, positive: u64, all: u64) {
@@ -196,6 +196,18 @@ impl Observer for Profile {
 
 impl Session {
     /// Times the parts of all work from now on. It changes no result.
+    pub fn start_profile(&mut self) {
+        self.steps.profile = Some(Profile::new());
+    }
+
+    /// Ends the profile, if one was started, and returns it.
+    pub fn take_profile(&mut self) -> Option<Profile> {
+        self.steps.profile.take()
+    }
+}
+
+impl Batch {
+    /// Times the parts of all steps from now on. It changes no result.
     pub fn start_profile(&mut self) {
         self.steps.profile = Some(Profile::new());
     }
@@ -252,10 +264,10 @@ mod tests {
     }
 
     #[test]
-    fn time_of_two_parts_is_shared() {
+    fn time_of_parts_is_shared() {
         let mut profile = Profile::new();
         std::thread::sleep(std::time::Duration::from_millis(4));
-        profile.lap_of_two([(Part::Norms, 300), (Part::Quantise, 100)]);
+        profile.lap_shared([(Part::Norms, 300), (Part::Quantise, 100)]);
         let (norms, quantise) = (profile.seconds(Part::Norms), profile.seconds(Part::Quantise));
         assert!((norms / quantise - 3.0).abs() < 1e-3, "{norms} {quantise}");
         assert!((norms + quantise - profile.total_seconds()).abs() < 1e-12);

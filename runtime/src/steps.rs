@@ -2,10 +2,11 @@
 
 use crate::error::{Error, Result};
 use crate::feed_forward::PositiveGates;
-use crate::forward::{Forward, RopeTables};
+use crate::forward::Forward;
 use crate::kv_cache::{KvCache, Span};
 use crate::model::Inner;
 use crate::profile::{Observer, Off, Profile};
+use crate::rope::RopeTables;
 use crate::scores::{Need, Scores};
 use crate::scratch::Scratch;
 use crate::screen::Screen;
@@ -58,7 +59,7 @@ impl LogSoftmax {
 pub(crate) struct Steps {
     pub(crate) model: Arc<Inner>,
     pool: Pool,
-    rope: RopeTables,
+    rope: Arc<RopeTables>,
     /// Steps that did not need all logits.
     partial_steps: u32,
     /// Steps to go for which the whole head is read, since the copy left too many rows.
@@ -75,7 +76,7 @@ impl Steps {
     pub(crate) fn new(model: Arc<Inner>) -> Result<Steps> {
         Ok(Steps {
             pool: Pool::new(model.n_threads)?,
-            rope: RopeTables::new(&model.config, model.weights.rope_factors.clone()),
+            rope: Arc::new(RopeTables::new(&model.config, model.weights.rope_factors.clone())),
             partial_steps: 0,
             full_steps: 0,
             skipped: Skipped::default(),
