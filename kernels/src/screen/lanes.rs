@@ -1,6 +1,6 @@
 //! The loops of both products, written once for all instruction sets.
 
-use super::{BLOCK, STEP, Shape, TILE};
+use super::{BLOCK, STEP, Shape, TILE, nearest};
 
 /// 64 bytes of nibbles.
 pub(super) type Nibbles = [u8; 64];
@@ -58,13 +58,14 @@ impl Step {
     /// At most 128 activations, each within the limit.
     pub(super) fn new(codes: &[i16]) -> Step {
         let mut step = Step::ZERO;
-        for (i, code) in codes.iter().enumerate() {
-            let (lane, at) = (i / 8, i % 4);
-            let digits = if i % 8 < 4 { &mut step.low } else { &mut step.high };
-            let fine = *code as i8;
-            digits.fine[lane][at] = fine;
-            digits.coarse[lane][at] = ((code - i16::from(fine)) >> 8) as i8;
-            step.less[lane] -= 15 * i32::from(*code);
+        for (lane, codes) in codes.chunks(8).enumerate() {
+            for (i, code) in codes.iter().enumerate() {
+                let digits = if i < 4 { &mut step.low } else { &mut step.high };
+                let fine = *code as i8;
+                digits.fine[lane][i % 4] = fine;
+                digits.coarse[lane][i % 4] = ((code - i16::from(fine)) >> 8) as i8;
+                step.less[lane] -= 15 * i32::from(*code);
+            }
         }
         for (block, codes) in codes.chunks(BLOCK).enumerate() {
             let largest = codes.iter().fold(0, |largest, code| largest.max(code.unsigned_abs()));
@@ -73,32 +74,36 @@ impl Step {
             }
             step.short.scale[block] = f32::from(largest) / SHORT_LIMIT;
             let inverse = SHORT_LIMIT / f32::from(largest);
-            for (i, code) in (block * BLOCK..).zip(codes) {
-                let digit = libm::rintf(f32::from(*code) * inverse).clamp(-SHORT_LIMIT, SHORT_LIMIT) as i8;
-                let digits = if i % 8 < 4 { &mut step.short.low } else { &mut step.short.high };
-                digits[i / 8][i % 4] = digit;
-                step.short.less[block] -= 15 * i32::from(digit);
+            for (lane, codes) in (block * (BLOCK / 8)..).zip(codes.chunks(8)) {
+                for (i, code) in codes.iter().enumerate() {
+                    // At most the limit and a rounding.
+                    let digit = nearest(f64::from(f32::from(*code) * inverse)) as i8;
+                    let digits = if i < 4 { &mut step.short.low } else { &mut step.short.high };
+                    digits[lane][i % 4] = digit;
+                    step.short.less[block] -= 15 * i32::from(digit);
+                }
             }
         }
         step
     }
 
-    /// What tiles are multiplied with instead of the activation of column `i`.
-    ///
-    /// # Panics
-    /// A step has not so many columns.
+    /// What tiles are multiplied with instead of the activations.
     #[must_use]
-    pub fn short(&self, i: usize) -> f64 {
-        let digits = if i % 8 < 4 { &self.short.low } else { &self.short.high };
-        f64::from(self.short.scale[i / BLOCK]) * f64::from(digits[i / 8][i % 4])
+    pub fn short(&self) -> [f64; STEP] {
+        let mut out = [0.0; STEP];
+        for (lane, out) in out.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+            let scale = f64::from(self.short.scale[lane / (BLOCK / 8)]);
+            for i in 0..4 {
+                out[i] = scale * f64::from(self.short.low[lane][i]);
+                out[4 + i] = scale * f64::from(self.short.high[lane][i]);
+            }
+        }
+        out
     }
 }
 
 /// The largest magnitude of digits in eight bits.
 const SHORT_LIMIT: f32 = 127.0;
-
-/// Bytes of a tile for each step.
-const STEP_BYTES: usize = TILE * (STEP / 2 + STEP / BLOCK);
 
 /// Sixteen lanes of integers and of floats. Holding the value proves that the CPU has what they need.
 pub(super) trait Simd: Copy {
@@ -166,58 +171,63 @@ impl Operation for Tiles<'_> {
     #[inline(always)]
     fn run<S: Simd>(mut self, simd: S) {
         let n_states = self.states.len() / self.shape.n_steps();
-        let mut first = 0;
-        while first + 4 <= n_states {
-            self.some::<S, 4>(simd, first);
-            first += 4;
-        }
-        while first + 2 <= n_states {
-            self.some::<S, 2>(simd, first);
-            first += 2;
-        }
-        if first < n_states {
-            self.some::<S, 1>(simd, first);
+        // A tile meets all states before the next one is read, so memory is read once and all the time.
+        for (t, tile) in self.tiles.chunks_exact(self.shape.tile_bytes()).enumerate() {
+            let mut first = 0;
+            while first + 4 <= n_states {
+                self.some::<S, 4>(simd, t, tile, first);
+                first += 4;
+            }
+            while first + 2 <= n_states {
+                self.some::<S, 2>(simd, t, tile, first);
+                first += 2;
+            }
+            if first < n_states {
+                self.some::<S, 1>(simd, t, tile, first);
+            }
         }
     }
 }
 
 impl Tiles<'_> {
-    /// All tiles with `N` states from `first` on.
+    /// Tile `t` with `N` states from `first` on.
     #[inline(always)]
-    fn some<S: Simd, const N: usize>(&mut self, simd: S, first: usize) {
+    fn some<S: Simd, const N: usize>(&mut self, simd: S, t: usize, tile: &[u8], first: usize) {
         let n_steps = self.shape.n_steps();
         let mut states: [&[Step]; N] = [&[]; N];
         for (i, state) in states.iter_mut().enumerate() {
             *state = &self.states[(first + i) * n_steps..][..n_steps];
         }
-        let n_rows = self.out.len() / (self.states.len() / n_steps);
-        for (t, tile) in self.tiles.chunks_exact(self.shape.tile_bytes()).enumerate() {
-            let (scales, nibbles) = tile.split_at(self.shape.n_blocks() * TILE);
-            let blocks = nibbles.as_chunks::<64>().0.as_chunks::<8>().0.as_chunks::<2>().0;
-            let scales = scales.as_chunks::<16>().0.as_chunks::<2>().0;
-            let mut sums = [simd.zeros(); N];
-            for s in 0..n_steps {
-                let mut step = [&Step::ZERO; N];
-                for (step, state) in step.iter_mut().zip(states) {
-                    *step = &state[s];
-                }
-                // As much as a step takes of nibbles and scales, so that all of them have been asked for once.
-                let ahead = tile.as_ptr().wrapping_add(s * STEP_BYTES + S::TILES_AHEAD);
-                for line in 0..STEP_BYTES.div_ceil(64) {
-                    simd.prefetch(ahead.wrapping_add(64 * line));
-                }
-                for half in 0..2 {
-                    let block = &blocks[s][half];
-                    let products = simd.tile_block(block, step.map(|step| &step.short), half);
-                    let scales = simd.widen(&scales[s][half]);
-                    for i in 0..N {
-                        sums[i] = simd.add(sums[i], products[i], simd.times(scales, step[i].short.scale[half]));
-                    }
+        let n_states = self.states.len() / n_steps;
+        let n_rows = self.out.len() / n_states;
+        // Each state asks for its share of as much as a tile is: of what comes soon if all of them take the tile
+        // together, else of the next tile.
+        let ahead = tile.as_ptr().wrapping_add(if N == n_states { S::TILES_AHEAD } else { tile.len() });
+        let lines = |steps: usize| tile.len().div_ceil(64) * steps / self.states.len();
+        let (scales, nibbles) = tile.split_at(self.shape.n_blocks() * TILE);
+        let blocks = nibbles.as_chunks::<64>().0.as_chunks::<8>().0.as_chunks::<2>().0;
+        let scales = scales.as_chunks::<16>().0.as_chunks::<2>().0;
+        let mut sums = [simd.zeros(); N];
+        for s in 0..n_steps {
+            let mut step = [&Step::ZERO; N];
+            for (step, state) in step.iter_mut().zip(states) {
+                *step = &state[s];
+            }
+            let steps = first * n_steps + N * s;
+            for line in lines(steps)..lines(steps + N) {
+                simd.prefetch(ahead.wrapping_add(64 * line));
+            }
+            for half in 0..2 {
+                let block = &blocks[s][half];
+                let products = simd.tile_block(block, step.map(|step| &step.short), half);
+                let scales = simd.widen(&scales[s][half]);
+                for i in 0..N {
+                    sums[i] = simd.add(sums[i], products[i], simd.times(scales, step[i].short.scale[half]));
                 }
             }
-            for (i, sums) in sums.into_iter().enumerate() {
-                self.out[(first + i) * n_rows + t * TILE..][..TILE].copy_from_slice(&simd.store(sums));
-            }
+        }
+        for (i, sums) in sums.into_iter().enumerate() {
+            self.out[(first + i) * n_rows + t * TILE..][..TILE].copy_from_slice(&simd.store(sums));
         }
     }
 }

@@ -121,9 +121,15 @@ pub fn round(x: &[f32], out: &mut [i16]) -> f64 {
     let inverse = if unit > 0.0 { 1.0 / unit } else { 0.0 };
     for (out, x) in out.iter_mut().zip(x) {
         // Within the limit up to one rounding, and the conversion saturates.
-        *out = (libm::rint(f64::from(*x) * inverse) as i16).clamp(-LIMIT, LIMIT);
+        *out = (nearest(f64::from(*x) * inverse) as i16).clamp(-LIMIT, LIMIT);
     }
     unit
+}
+
+/// The nearest integer, the even one of two, of what is below 2^51 in magnitude: the sum has no bits below 1.
+fn nearest(x: f64) -> f64 {
+    const ROUND: f64 = 1.5 * (1u64 << 52) as f64;
+    (x + ROUND) - ROUND
 }
 
 /// Brings rounded activations into the form that products read.

@@ -66,7 +66,7 @@ fn check(packed: &Packed, which: usize, row: usize, activations: &[f64], got: f3
 /// What tiles are multiplied with, as near to the activations as eight bits and a scale for a block allow.
 fn short(codes: &[i16]) -> Vec<f64> {
     let steps = steps(codes);
-    let short: Vec<f64> = (0..codes.len()).map(|col| steps[col / STEP].short(col % STEP)).collect();
+    let short: Vec<f64> = steps.iter().flat_map(Step::short).take(codes.len()).collect();
     for (codes, short) in codes.chunks(BLOCK).zip(short.chunks(BLOCK)) {
         let largest = codes.iter().map(|code| f64::from(*code).abs()).fold(0.0, f64::max);
         let near = |(code, short): (&i16, &f64)| (f64::from(*code) - short).abs() <= largest * 0.5001 / 127.0;

@@ -256,9 +256,11 @@ impl Second {
             let before = (item * ITEM_ROWS - range.start) as u32;
             let states = self.states.hidden.iter().zip(self.states.steps.chunks_exact(screen.shape.n_steps()));
             for (i, ((state, steps), threshold)) in states.zip(&self.thresholds).enumerate() {
-                let estimates = &self.estimates.item(item, i, range.len().next_multiple_of(TILE))[..range.len()];
+                let n = range.len().next_multiple_of(TILE);
+                let estimates = &self.estimates.item(item, i, n)[..range.len()];
+                let largest = self.estimates.largest(item, i, self.thresholds.len() * n);
                 rows.clear();
-                chunk.notes.reaching(state, range.start, estimates, *threshold, |row| rows.push(row as u32));
+                chunk.notes.reaching(state, range.start, (estimates, largest), *threshold, |row| rows.push(row as u32));
                 if rows.is_empty() {
                     continue;
                 }
@@ -296,6 +298,12 @@ impl Estimates {
         &self.buffers[buffer][start + state * n..][..n]
     }
 
+    /// The largest of an item's estimates for a state; `n` are those for all states.
+    fn largest(&self, item: usize, state: usize, n: usize) -> f32 {
+        let (buffer, start) = self.items[item];
+        self.buffers[buffer][start + n + state]
+    }
+
     /// The rows with the `count` best estimates for one of `n_states` states.
     fn best(&self, state: usize, n_states: usize, count: usize) -> Vec<u32> {
         let n_items = self.items.len();
@@ -305,10 +313,7 @@ impl Estimates {
             if item + 1 < n_items { ITEM_ROWS } else { total / n_states - n_items - (n_items - 1) * ITEM_ROWS }
         };
         let estimates = |item: usize| self.item(item, state, rows_of(item));
-        let largest = |item: usize| {
-            let (buffer, start) = self.items[item];
-            self.buffers[buffer][start + n_states * rows_of(item) + state]
-        };
+        let largest = |item: usize| self.largest(item, state, n_states * rows_of(item));
         let most: Vec<f32> = (0..n_items).map(largest).collect();
         // So many items have a row that is as good, so the best ones are at least that.
         let enough = most.clone();
