@@ -54,7 +54,7 @@ macro_rules! gemm {
 }
 
 macro_rules! skip_columns {
-    ($name:literal, $operation:ident, $level:ident, $module:ident) => {
+    ($name:literal, $operation:ident, $level:ident, $module:ident $(, prepare: $preparer:ident)?) => {
         Kernel {
             name: $name,
             layout: Layout::C2,
@@ -62,13 +62,15 @@ macro_rules! skip_columns {
             family: Family::MultiplyAdd,
             level: Level::$level,
             prepared_lines: gemv::c2::prepared_lines,
-            prepare: gemv::c2::prepare,
+            prepare: skip_columns!(@prepare $($preparer)?),
             run: gemv::c2::$module::run,
             run_rows: None,
             skips_columns: true,
             gemm_from: GEMM_FROM,
         }
     };
+    (@prepare) => { gemv::c2::prepare };
+    (@prepare $preparer:ident) => { gemv::c2::$preparer::prepare };
 }
 
 /// AVX2's GEMM has 0.9, 1.2 and 0.9 times the rate of its GEMV for 3 vectors (t3, t5, i2s), 1.1, 1.7 and 1.1 times
@@ -104,7 +106,7 @@ static KERNELS: &[Kernel] = &[
     gemv!("gemv-i2s-neon", I2S, MultiplyAdd, Neon, i2s::neon, prepare: i2s::scalar),
     gemv!("gemv-i2s-scalar", I2S, MultiplyAdd, Scalar, i2s::scalar),
     #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
-    skip_columns!("gemv-c2-avx512vnni", Gemv, Avx512Vnni, avx512vnni),
+    skip_columns!("gemv-c2-avx512vnni", Gemv, Avx512Vnni, avx512vnni, prepare: avx512vnni),
     #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
     skip_columns!("gemv-c2-avx2", Gemv, Avx2, avx2),
     #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]

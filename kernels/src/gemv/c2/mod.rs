@@ -46,30 +46,55 @@ pub(crate) fn prepared_lines(geometry: &Geometry) -> usize {
 }
 
 pub(crate) unsafe fn prepare(geometry: &Geometry, codes: &[i8], out: &mut [Line]) {
-    out.fill(Line::ZERO);
-    let (head, lists) = out.split_at_mut(1);
-    let (columns, activations) = lists.split_at_mut(parts(geometry.cols).0);
-    let columns: &mut [u32] = bytemuck::cast_slice_mut(columns);
-    let activations: &mut [i8] = bytemuck::cast_slice_mut(activations);
-    // Eights of zeros are passed over. In the others each place is written and then counted when it
-    // is not 0: no branch on the data. What stands after the last one counted is a column with
-    // activation 0, fit to make the length even.
-    let mut n = 0;
-    for (first, eight) in (0u32..).step_by(8).zip(codes.chunks(8)) {
-        if eight.iter().fold(0, |any, code| any | code) == 0 {
-            continue;
-        }
-        for (c, &code) in (first..).zip(eight) {
-            columns[n] = c;
-            activations[n] = code;
-            n += usize::from(code != 0);
+    let mut list = List::new(geometry, out);
+    list.push(0, codes);
+    let total = list.activations[..list.n].iter().map(|code| i32::from(*code)).sum();
+    list.end(total);
+}
+
+/// A list on its way.
+struct List<'a> {
+    head: &'a mut [i32],
+    columns: &'a mut [u32],
+    activations: &'a mut [i8],
+    /// How many are listed.
+    n: usize,
+}
+
+impl<'a> List<'a> {
+    fn new(geometry: &Geometry, out: &'a mut [Line]) -> List<'a> {
+        out.fill(Line::ZERO);
+        let (head, lists) = out.split_at_mut(1);
+        let (columns, activations) = lists.split_at_mut(parts(geometry.cols).0);
+        let (head, columns) = (bytemuck::cast_slice_mut(head), bytemuck::cast_slice_mut(columns));
+        List { head, columns, activations: bytemuck::cast_slice_mut(activations), n: 0 }
+    }
+
+    /// Lists those of some neighbouring columns that are not 0.
+    fn push(&mut self, first: usize, codes: &[i8]) {
+        // Eights of zeros are passed over. In the others each place is written and then counted when it
+        // is not 0: no branch on the data.
+        for (first, eight) in (first as u32..).step_by(8).zip(codes.chunks(8)) {
+            if eight.iter().fold(0, |any, code| any | code) == 0 {
+                continue;
+            }
+            for (c, &code) in (first..).zip(eight) {
+                self.columns[self.n] = c;
+                self.activations[self.n] = code;
+                self.n += usize::from(code != 0);
+            }
         }
     }
-    let total: i32 = activations[..n].iter().map(|code| i32::from(*code)).sum();
-    let head: &mut [i32] = bytemuck::cast_slice_mut(head);
-    // A row has at most `format::MAX_COLS` columns.
-    head[0] = n.next_multiple_of(2) as i32;
-    head[1] = total;
+
+    /// Makes the length even and notes it with the sum of all activations.
+    fn end(self, total: i32) {
+        if !self.n.is_multiple_of(2) {
+            (self.columns[self.n], self.activations[self.n]) = (0, 0);
+        }
+        // A row has at most `format::MAX_COLS` columns.
+        self.head[0] = self.n.next_multiple_of(2) as i32;
+        self.head[1] = total;
+    }
 }
 
 /// What [`prepare`] made: columns, their activations, the sum of these.
