@@ -45,6 +45,18 @@ pub type RunFn = unsafe fn(
     out: &mut [i32],
 );
 
+/// The same, and asks for `next`, which the caller reads soon, while it multiplies: several vectors keep a processor busier than
+/// its memory.
+pub type RunAskingFn = unsafe fn(
+    geometry: &Geometry,
+    data: &[u8],
+    tiles: Range<usize>,
+    prepared: &[Line],
+    n_vectors: usize,
+    next: &[u8],
+    out: &mut [i32],
+);
+
 /// Exact integer sums of some rows of a matrix with one scale, for one vector.
 ///
 /// `out[i]` is overwritten with the sum of `rows[i]`, all of which exist.
@@ -69,6 +81,8 @@ pub struct Kernel {
     pub(crate) prepared_lines: PreparedLinesFn,
     pub(crate) prepare: PrepareFn,
     pub(crate) run: RunFn,
+    /// Where it pays.
+    pub(crate) run_asking: Option<RunAskingFn>,
     /// Where rows lie apart, so that those that are not wanted need not be read.
     pub(crate) run_rows: Option<RunRowsFn>,
     /// Whether it leaves out the columns whose activation is 0.
@@ -94,7 +108,7 @@ impl Kernel {
         unsafe { (self.prepare)(geometry, codes, out) }
     }
 
-    /// See [`RunFn`]; checks the sizes.
+    /// See [`RunFn`], and [`RunAskingFn`] for `next`; checks the sizes.
     #[allow(clippy::too_many_arguments, reason = "a kernel's inputs, as `RunFn` names them, and the proof")]
     pub(crate) fn run(
         &self,
@@ -104,6 +118,7 @@ impl Kernel {
         tiles: Range<usize>,
         prepared: &[Line],
         n_vectors: usize,
+        next: &[u8],
         out: &mut [i32],
     ) {
         assert!(isa.supports(self.level), "{} can't run here", self.name);
@@ -113,9 +128,14 @@ impl Kernel {
         assert_eq!(prepared.len(), n_vectors * self.prepared_lines(geometry), "n_vectors prepared vectors");
         let sums = n_vectors * tiles.len() * geometry.n_blocks() * geometry.tile_rows();
         assert_eq!(out.len(), sums, "a sum for each vector, block and row");
-        // SAFETY: the function needs the features of `self.level`; the first assertion has the
+        // SAFETY: both functions need the features of `self.level`; the first assertion has the
         // proof that this processor has them.
-        unsafe { (self.run)(geometry, data, tiles, prepared, n_vectors, out) }
+        unsafe {
+            match self.run_asking {
+                Some(run) if !next.is_empty() => run(geometry, data, tiles, prepared, n_vectors, next, out),
+                _ => (self.run)(geometry, data, tiles, prepared, n_vectors, out),
+            }
+        }
     }
 
     /// See [`RunRowsFn`]; checks the sizes.

@@ -127,7 +127,26 @@ impl MatrixPlan {
         n_vectors: usize,
         out: &mut [i32],
     ) {
-        self.kernel(operation).run(self.isa, &self.geometry, data, tiles, prepared, n_vectors, out);
+        self.sums_asking(operation, data, tiles, prepared, n_vectors, &[], out);
+    }
+
+    /// The same, and while it multiplies it may ask memory for `next`, which is read soon: with several vectors memory is
+    /// idle most of the time.
+    ///
+    /// # Panics
+    /// As [`MatrixPlan::sums`].
+    #[allow(clippy::too_many_arguments, reason = "those of `sums`, and what comes next")]
+    pub fn sums_asking(
+        &self,
+        operation: Operation,
+        data: &[u8],
+        tiles: Range<usize>,
+        prepared: &[Line],
+        n_vectors: usize,
+        next: &[u8],
+        out: &mut [i32],
+    ) {
+        self.kernel(operation).run(self.isa, &self.geometry, data, tiles, prepared, n_vectors, next, out);
     }
 
     /// The instruction set that the plan was made for.

@@ -10,7 +10,7 @@ use crate::kernel::{Family, Kernel, Operation};
 use crate::{gemm, gemv};
 
 macro_rules! gemv {
-    ($name:literal, $layout:ident, $family:ident, $level:ident, $($module:ident)::+ $(, prepare: $($preparer:ident)::+)? $(, gemm_from: $gemm_from:literal)?) => {
+    ($name:literal, $layout:ident, $family:ident, $level:ident, $($module:ident)::+ $(, prepare: $($preparer:ident)::+)? $(, gemm_from: $gemm_from:literal)? $(, run_asking: $asking:ident)?) => {
         Kernel {
             name: $name,
             layout: Layout::$layout,
@@ -20,11 +20,14 @@ macro_rules! gemv {
             prepared_lines: gemv!(@prepare $($module)::+ $(, $($preparer)::+)?; prepared_lines),
             prepare: gemv!(@prepare $($module)::+ $(, $($preparer)::+)?; prepare),
             run: gemv::$($module)::+::run,
+            run_asking: gemv!(@asking $($module)::+ $(, $asking)?),
             run_rows: gemv!(@rows $layout, $($module)::+),
             skips_columns: false,
             gemm_from: gemv!(@gemm_from $($gemm_from)?),
         }
     };
+    (@asking $($module:ident)::+) => { None };
+    (@asking $($module:ident)::+, $asking:ident) => { Some(gemv::$($module)::+::$asking) };
     (@gemm_from) => { GEMM_FROM };
     (@gemm_from $gemm_from:literal) => { $gemm_from };
     (@rows I2S, $($module:ident)::+) => { Some(gemv::$($module)::+::run_rows) };
@@ -44,6 +47,7 @@ macro_rules! gemm {
             prepared_lines: gemm::prepared_lines,
             prepare: gemm::prepare,
             run: gemm::$module::run,
+            run_asking: None,
             run_rows: None,
             skips_columns: false,
             gemm_from: gemm!(@from $($from)?),
@@ -64,6 +68,7 @@ macro_rules! skip_columns {
             prepared_lines: gemv::c2::prepared_lines,
             prepare: skip_columns!(@prepare $($preparer)?),
             run: gemv::c2::$module::run,
+            run_asking: None,
             run_rows: None,
             skips_columns: true,
             gemm_from: GEMM_FROM,
@@ -93,7 +98,7 @@ static KERNELS: &[Kernel] = &[
     gemv!("gemv-t3-neon", T3, Lookup, Neon, t3::neon),
     gemv!("gemv-t3-scalar", T3, Lookup, Scalar, t3::scalar),
     #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
-    gemv!("gemv-i2s-avx512vnni", I2S, MultiplyAdd, Avx512Vnni, i2s::avx512vnni, prepare: i2s::avx512, gemm_from: 16),
+    gemv!("gemv-i2s-avx512vnni", I2S, MultiplyAdd, Avx512Vnni, i2s::avx512vnni, prepare: i2s::avx512, gemm_from: 96, run_asking: run_asking),
     #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
     gemv!("gemv-i2s-avxvnni", I2S, MultiplyAdd, AvxVnni, i2s::avxvnni, prepare: i2s::scalar),
     #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
@@ -210,13 +215,13 @@ pub fn preferred_layout(isa: Isa, one_scale: bool) -> Layout {
 /// What a GEMM that `isa` has costs for each vector, as a share of a GEMV of the same matrix with AVX2, and what it
 /// costs besides to decode the weights.
 ///
-/// From the rates of 6912 x 2560 in `benches/README.md`: AVX2 on a Zen 3 and a Sapphire Rapids, AVX-512 and AMX on the
-/// latter; AVX-VNNI computed from the rate of its instruction.
+/// From the rates of 6912 x 2560 in `benches/README.md`: AVX2 on a Zen 3 and a Sapphire Rapids, AMX on the
+/// latter; AVX-512 VNNI from steps of 4 to 64 vectors on a Zen 5; AVX-VNNI computed from the rate of its instruction.
 const fn gemm_cost(isa: Isa) -> (f64, f64) {
     if isa.supports(Level::Amx) {
         (0.05, 2.3)
     } else if isa.supports(Level::Avx512Vnni) {
-        (0.13, 1.9)
+        (0.3, 2.8)
     } else if isa.supports(Level::AvxVnni) {
         (0.2, 1.8)
     } else if isa.supports(Level::Avx2) {
@@ -229,20 +234,19 @@ const fn gemm_cost(isa: Isa) -> (f64, f64) {
 /// The share of I2_S's pairs of a row and one of several vectors below which it is faster to multiply only these pairs, rows of
 /// their own for each of `n_vectors` vectors, than all of them with what `operation` has on `isa`.
 ///
-/// From the rates of 6912 x 2560 in `benches/README.md`: a vector alone against one of eight (GEMV) or of 512 (GEMM), a Zen 5 and an
-/// Emerald Rapids with AVX-512 and AMX; below that as [`skipping_columns_pays_below`].
+/// With AVX-512 VNNI from steps of 2 to 8 vectors on a Zen 5 (GEMV) and the rates of 6912 x 2560 in `benches/README.md`, a vector
+/// alone against one of 512 (GEMM), a Zen 5 and an Emerald Rapids with AMX; below that as [`skipping_columns_pays_below`].
 #[must_use]
 pub fn skipping_rows_pays_below(isa: Isa, operation: Operation, n_vectors: usize) -> f64 {
     let shared_work = isa.supports(Level::Avx512Vnni);
     match operation {
-        // Rows that lie apart come from memory at half the rate of others, and few vectors share them.
-        Operation::Gemv if shared_work => {
-            if n_vectors < 4 {
-                0.2
-            } else {
-                0.12
-            }
-        }
+        // Two to four vectors leave memory little time to bring rows that lie apart, and four share all work; what is above
+        // four shares less of it until eight do.
+        Operation::Gemv if shared_work => match n_vectors {
+            ..=3 => 0.3,
+            4 => 0.12,
+            _ => 0.45,
+        },
         // Several vectors share little of the work.
         Operation::Gemv => 0.9,
         Operation::Gemm => {

@@ -366,6 +366,7 @@ mod tests {
         prepared_lines: gemv::i2s::scalar::prepared_lines,
         prepare: gemv::i2s::scalar::prepare,
         run: wraps,
+        run_asking: None,
         run_rows: None,
         skips_columns: false,
         gemm_from: 4,

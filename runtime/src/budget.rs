@@ -279,6 +279,6 @@ mod tests {
         let one = model.kernel_rate(1, Duration::from_millis(1));
         assert_eq!(one.kernel, model.gemv_kernel());
         assert!(one.macs_per_second > 0.0 && one.weight_bytes_per_second > 0.0);
-        assert_eq!(model.kernel_rate(64, Duration::from_millis(1)).kernel, model.gemm_kernel());
+        assert_eq!(model.kernel_rate(256, Duration::from_millis(1)).kernel, model.gemm_kernel());
     }
 }

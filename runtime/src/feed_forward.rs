@@ -110,11 +110,13 @@ impl<O: Observer> Forward<'_, O> {
                 TILES.with_borrow_mut(|[gates, ups, gated]| {
                     for item in items {
                         let rows = rows_of(item);
-                        gate.product_in(tiles_of(gate, &rows), &inputs[gate_input], gates);
-                        let positive = count(gates, |gate| gate > 0.0);
+                        // Several tokens want most rows of up, which then come while gates are multiplied.
+                        let next = if alone.is_some() && n > 1 { up.tiles(tiles_of(up, &rows)) } else { &[] };
+                        gate.product_asking(tiles_of(gate, &rows), &inputs[gate_input], next, gates);
+                        let positive = model.float.count_positive(gates);
                         match alone {
                             Some(alone) if (positive as f64) <= pays_below * gates.len() as f64 => {
-                                up_where_positive(up, &rows, &inputs[alone], gates, ups);
+                                up_where_positive(&model.float, up, &rows, &inputs[alone], gates, ups);
                             }
                             _ => up.product_in(tiles_of(up, &rows), &inputs[up_input], ups),
                         }
@@ -122,7 +124,7 @@ impl<O: Observer> Forward<'_, O> {
                         model.float.relu2_gate(gates, ups, gated);
                         out.extend_from_slice(gated);
                         counts[0].fetch_add(positive, Ordering::Relaxed);
-                        counts[1].fetch_add(count(gated, |x| x != 0.0), Ordering::Relaxed);
+                        counts[1].fetch_add(model.float.count_nonzero(gated), Ordering::Relaxed);
                     }
                 });
             },
@@ -169,10 +171,10 @@ impl<O: Observer> Forward<'_, O> {
                         activate(&model.float, activation, gates, ups, gated);
                         out.extend_from_slice(gated);
                         if O::COUNTS_GATES {
-                            positive.fetch_add(count(gates, |gate| gate > 0.0), Ordering::Relaxed);
+                            positive.fetch_add(model.float.count_positive(gates), Ordering::Relaxed);
                         }
                         if counts_nonzero {
-                            nonzero.fetch_add(count(gated, |x| x != 0.0), Ordering::Relaxed);
+                            nonzero.fetch_add(model.float.count_nonzero(gated), Ordering::Relaxed);
                         }
                     }
                 });
@@ -188,7 +190,7 @@ impl<O: Observer> Forward<'_, O> {
 
     fn count_gates(&mut self, gates: &[f32]) {
         if O::COUNTS_GATES {
-            let positive = count(gates, |gate| gate > 0.0);
+            let positive = self.model.float.count_positive(gates);
             self.observer.gates(positive as u64, gates.len() as u64);
         }
     }
@@ -202,7 +204,7 @@ impl<O: Observer> Forward<'_, O> {
             None if down.skips_columns(Operation::Gemv) => {
                 let gated = states.in_order();
                 // Rounding makes zeros of more of them.
-                let nonzero = count(gated, |x| x != 0.0) as f64 / gated.len() as f64;
+                let nonzero = self.model.float.count_nonzero(gated) as f64 / gated.len() as f64;
                 down.operation_for(states.n_tokens(), nonzero)
             }
             None => down.operation(states.n_tokens()),
@@ -241,38 +243,31 @@ fn tiles_of(linear: &Linear, rows: &Range<usize>) -> Range<usize> {
 }
 
 /// `[token][row]` of up for some rows, 0 where the gate is not positive.
-fn up_where_positive(up: &Linear, rows: &Range<usize>, input: &PreparedInput, gates: &[f32], ups: &mut Vec<f32>) {
+fn up_where_positive(
+    float: &FloatKernels,
+    up: &Linear,
+    rows: &Range<usize>,
+    input: &PreparedInput,
+    gates: &[f32],
+    ups: &mut Vec<f32>,
+) {
     let first = rows.start as u32;
     ups.clear();
     ups.resize(gates.len(), 0.0);
     WANTED.with_borrow_mut(|(wanted, products)| {
         // One token after the other: the rows stay in the cache meanwhile, and several of a token share their sums' end.
         for (token, (gates, ups)) in gates.chunks_exact(rows.len()).zip(ups.chunks_exact_mut(rows.len())).enumerate() {
-            let wanted = positive(gates, first, wanted);
+            wanted.resize(gates.len(), 0);
+            let wanted = &mut wanted[..];
+            let n = float.positive(gates, wanted);
+            let wanted = &mut wanted[..n];
+            wanted.iter_mut().for_each(|row| *row += first);
             up.row_products(wanted, input, token, products);
             for (row, product) in wanted.iter().zip(&*products) {
                 ups[(row - first) as usize] = *product;
             }
         }
     });
-}
-
-/// The rows, the first of which is `first`, whose gate is positive.
-fn positive<'w>(gates: &[f32], first: u32, wanted: &'w mut Vec<u32>) -> &'w [u32] {
-    // Each place is written and then counted if it is to stay: half of all branches on a sign would be guessed wrong.
-    wanted.resize(gates.len(), 0);
-    let mut n = 0;
-    for (row, gate) in (first..).zip(gates) {
-        wanted[n] = row;
-        n += usize::from(*gate > 0.0);
-    }
-    &wanted[..n]
-}
-
-/// How many of some numbers are such.
-fn count(numbers: &[f32], is: impl Fn(f32) -> bool) -> usize {
-    // In runs that a byte can count: the compiler makes vectors of it.
-    numbers.chunks(128).map(|run| usize::from(run.iter().map(|x| u8::from(is(*x))).sum::<u8>())).sum()
 }
 
 #[cfg(test)]
@@ -326,7 +321,7 @@ mod tests {
                     if share == 0.5 {
                         gates[1..4].copy_from_slice(&[0.0, -0.0, f32::NAN]);
                     }
-                    up_where_positive(up, &rows, &alone, &gates, &mut some);
+                    up_where_positive(float, up, &rows, &alone, &gates, &mut some);
                     let expected = all.iter().zip(&gates).map(|(x, gate)| if *gate > 0.0 { *x } else { 0.0 });
                     let expected: Vec<u32> = expected.map(f32::to_bits).collect();
                     let some: Vec<u32> = some.iter().map(|x| x.to_bits()).collect();

@@ -354,6 +354,12 @@ impl Linear {
         self.cols() / self.activation_block
     }
 
+    /// Where some tiles lie.
+    pub(crate) fn tiles(&self, tiles: Range<usize>) -> &[u8] {
+        let (data, bytes) = (self.data(), self.plan.geometry().tile_bytes());
+        &data[(tiles.start * bytes).min(data.len())..(tiles.end * bytes).min(data.len())]
+    }
+
     fn data(&self) -> &[u8] {
         match &self.weights {
             Weights::InPlace(bytes) => bytes,
@@ -407,12 +413,17 @@ impl Linear {
 
     /// The same in place of what `out` holds.
     pub(crate) fn product_in(&self, tiles: Range<usize>, input: &PreparedInput, out: &mut Vec<f32>) {
+        self.product_asking(tiles, input, &[], out);
+    }
+
+    /// The same, and asks memory for `next`, which is read soon.
+    pub(crate) fn product_asking(&self, tiles: Range<usize>, input: &PreparedInput, next: &[u8], out: &mut Vec<f32>) {
         let n = input.n_vectors;
         out.resize(n * self.plan.geometry().rows_of(tiles.clone()).len(), 0.0);
         SUMS.with_borrow_mut(|sums| {
             sums.resize(self.plan.n_sums(tiles.len(), n), 0);
             input.with_lines(&self.plan, |lines| {
-                self.plan.sums(input.operation, self.data(), tiles.clone(), lines, n, sums);
+                self.plan.sums_asking(input.operation, self.data(), tiles.clone(), lines, n, next, sums);
             });
             let scales = match &self.scales {
                 OwnedScales::Tensor(scale) => Scales::Tensor(*scale),

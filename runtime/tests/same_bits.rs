@@ -128,7 +128,7 @@ fn check(file: &str, golden: u64) {
             assert_eq!(fingerprint(&model, 0, true), golden, "{file} {level} {layout:?}");
         }
         for threads in [1, 3] {
-            for chunk in [1, 7, PROMPT] {
+            for chunk in [1, 7, 37, PROMPT] {
                 let model = load(file, level, threads, LayoutChoice::Auto);
                 assert_eq!(
                     fingerprint(&model, chunk, threads == 3),

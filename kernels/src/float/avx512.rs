@@ -76,6 +76,18 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn positive(self, values: &Unit, first: u32, out: &mut [u32; 16]) -> usize {
+        // SAFETY: needs AVX-512 F; `self` exists only if `Avx512::new` saw a level with it.
+        unsafe {
+            let which = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(self.load(values), _mm512_setzero_ps());
+            let indices = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+            let indices = _mm512_add_epi32(indices, _mm512_set1_epi32(first.cast_signed()));
+            *out = bytemuck::cast(_mm512_maskz_compress_epi32(which, indices));
+            which.count_ones() as usize
+        }
+    }
+
+    #[inline(always)]
     fn prefetch<T>(self, address: *const T) {
         // SAFETY: needs SSE, which the level of `self` includes; whatever the address, a prefetch reads
         // and writes nothing that the program can see.

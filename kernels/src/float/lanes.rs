@@ -68,6 +68,18 @@ pub(super) trait Simd: Copy {
     /// The sign bit cleared.
     fn abs(self, a: Self::Vector) -> Self::Vector;
 
+    /// Writes `first` plus the index of each positive value, rising; returns how many there are. The rest of `out` is
+    /// anything.
+    #[inline(always)]
+    fn positive(self, values: &Unit, first: u32, out: &mut [u32; UNIT]) -> usize {
+        let mut n = 0;
+        for (i, value) in (first..).zip(values) {
+            out[n % UNIT] = i;
+            n += usize::from(*value > 0.0);
+        }
+        n
+    }
+
     /// Asks for the cache line of an address, which need not be readable. Does nothing where there is no
     /// such instruction.
     #[inline(always)]

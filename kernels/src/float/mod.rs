@@ -26,6 +26,7 @@ mod norm;
 mod quantize;
 mod rope;
 mod scalar;
+mod select;
 
 #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
 mod avx2;
@@ -350,6 +351,29 @@ impl FloatKernels {
         assert_eq!(gate.len(), up.len(), "one gate for each element");
         assert_eq!(gate.len(), out.len(), "one output for each element");
         self.run(exp::Relu2Gate { gate, up, out });
+    }
+
+    /// Writes the indices of the positive elements of `x`, rising, to `out`, and returns how many there are; NaN is not
+    /// positive. What stands in `out` behind them is anything.
+    ///
+    /// # Panics
+    /// If the slices differ in length, or there are more than 2^32 elements.
+    pub fn positive(&self, x: &[f32], out: &mut [u32]) -> usize {
+        assert_eq!(x.len(), out.len(), "room for an index of each element");
+        assert!(u32::try_from(x.len()).is_ok(), "indices of 32 bits");
+        self.run(select::Positive { x, out })
+    }
+
+    /// How many elements of `x` are positive; NaN is not.
+    #[must_use]
+    pub fn count_positive(&self, x: &[f32]) -> usize {
+        self.run(select::CountPositive(x))
+    }
+
+    /// How many elements of `x` are not 0; NaN is one of them.
+    #[must_use]
+    pub fn count_nonzero(&self, x: &[f32]) -> usize {
+        self.run(select::CountNonzero(x))
     }
 
     /// Softmax in place: `x[i] = e^(x[i] - max) / sum`. Returns `max` and `sum`, from which

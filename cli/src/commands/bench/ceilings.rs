@@ -31,7 +31,7 @@ const REPEATS: usize = 9;
 const KERNEL_TIME: Duration = Duration::from_millis(150);
 
 /// Vectors that a prompt's kernel multiplies at once here.
-const PROMPT_VECTORS: usize = 64;
+const PROMPT_VECTORS: usize = 128;
 
 /// A buffer and how fast it was read.
 #[derive(Clone, Copy)]

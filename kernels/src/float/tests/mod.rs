@@ -40,6 +40,24 @@ fn lengths() -> impl Iterator<Item = usize> {
     (0..=200).chain([255, 256, 257, 287, 288, 289, 511, 512, 513, 1000])
 }
 
+#[test]
+fn positive_ones_are_listed_and_counted() {
+    let mut random = Random(11);
+    for n in lengths() {
+        let mut x = random.hostile(n);
+        x.iter_mut().step_by(3).for_each(|x| *x = if x.is_sign_negative() { -0.0 } else { 0.0 });
+        let expected: Vec<u32> = (0..).zip(&x).filter(|(_, x)| **x > 0.0).map(|(i, _)| i).collect();
+        let nonzero = x.iter().filter(|x| **x != 0.0).count();
+        for kernels in instances() {
+            let mut out = vec![u32::MAX; n];
+            let found = kernels.positive(&x, &mut out);
+            assert_eq!(&out[..found], expected, "{}, {n} elements", kernels.name());
+            assert_eq!(kernels.count_positive(&x), expected.len(), "{}, {n} elements", kernels.name());
+            assert_eq!(kernels.count_nonzero(&x), nonzero, "{}, {n} elements", kernels.name());
+        }
+    }
+}
+
 struct Random(u64);
 
 impl Random {

@@ -79,3 +79,13 @@ impl<const N: usize> Ahead<'_, N> {
         _mm_prefetch::<_MM_HINT_T0>(line.cast());
     }
 }
+
+/// Asks for part `part` of `n` of some memory.
+#[inline]
+#[target_feature(enable = "sse")]
+pub(super) fn prefetch_part(bytes: &[u8], part: usize, n: usize) {
+    let lines = bytes.len().div_ceil(64);
+    for line in lines * part / n..lines * (part + 1) / n {
+        _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(64 * line).cast());
+    }
+}

@@ -24,8 +24,12 @@
 //! 7. Several vectors: weights are shifted down instead, which four vectors share, and all positions of a
 //!    row have the same sums: 16 of them for four rows and four vectors. A group of rows meets all vectors
 //!    before the next one is read, so memory is read once.
+//! 8. With eight vectors the products take longer than memory to bring the weights, so there is time to ask for what the
+//!    caller reads next ([`run_asking`]).
+//! 9. Rows from a list go side by side, four rows by four positions: they were asked for one by one anyway, a line of codes
+//!    is loaded once for all four, and 16 sums do not wait for each other.
 
-use super::ahead::{Ahead, Listed};
+use super::ahead::{Ahead, Listed, prefetch_part};
 use super::avx512::{BLOCK, LINES, prepared_lines};
 use super::scalar::row_bytes;
 use crate::cpu::bytes_ahead;
@@ -39,6 +43,9 @@ use core::ops::Range;
 /// Rows whose sums are added up together, and vectors that share weights shifted down; divides [`ROWS`].
 const TOGETHER: usize = 4;
 
+/// So many vectors stay in the first cache while rows come and go; of more, rows of a tile stay there and vectors come and go.
+const IN_CACHE: usize = 16;
+
 /// See [`crate::kernel::RunFn`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 pub(crate) fn run(
@@ -47,6 +54,20 @@ pub(crate) fn run(
     tiles: Range<usize>,
     prepared: &[Line],
     n_vectors: usize,
+    out: &mut [i32],
+) {
+    run_asking(geometry, data, tiles, prepared, n_vectors, &[], out);
+}
+
+/// See [`crate::kernel::RunAskingFn`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+pub(crate) fn run_asking(
+    geometry: &Geometry,
+    data: &[u8],
+    tiles: Range<usize>,
+    prepared: &[Line],
+    n_vectors: usize,
+    next: &[u8],
     out: &mut [i32],
 ) {
     let row_bytes = geometry.cols / 4;
@@ -63,21 +84,35 @@ pub(crate) fn run(
         sums[present..].fill(0);
     }
     let groups = present / TOGETHER * TOGETHER;
-    for i in (0..groups).step_by(TOGETHER) {
-        let at = first + i;
-        let rows = [row(at), row(at + 1), row(at + 2), row(at + 3)];
-        let mut ahead = Ahead::After(distance);
+    // Each group of rows asks for its share of what comes next, with the last vectors that share its weights.
+    let share = next.len().div_ceil((groups / TOGETHER).max(1));
+    let last_fours = n_vectors.saturating_sub(TOGETHER);
+    let together = if n_vectors > IN_CACHE { ROWS } else { TOGETHER };
+    for block in (0..groups).step_by(together) {
+        let block = block..(block + together).min(groups);
         let mut v = 0;
         while v + TOGETHER <= n_vectors {
-            let sums = several_sums(rows, ahead, [vector(v), vector(v + 1), vector(v + 2), vector(v + 3)]);
-            for (sums, v) in sums.iter().zip(v..) {
-                out[v * n_outputs + i..][..TOGETHER].copy_from_slice(sums);
+            let vectors = [vector(v), vector(v + 1), vector(v + 2), vector(v + 3)];
+            for i in block.clone().step_by(TOGETHER) {
+                let at = first + i;
+                let rows = [row(at), row(at + 1), row(at + 2), row(at + 3)];
+                let ahead = if v == 0 { Ahead::After(distance) } else { Ahead::Nothing };
+                let next = next.get(i / TOGETHER * share..).filter(|_| v + TOGETHER > last_fours).unwrap_or_default();
+                let next = &next[..next.len().min(share)];
+                let sums = several_sums(rows, ahead, next, vectors);
+                for (sums, v) in sums.iter().zip(v..) {
+                    out[v * n_outputs + i..][..TOGETHER].copy_from_slice(sums);
+                }
             }
-            (v, ahead) = (v + TOGETHER, Ahead::Nothing);
+            v += TOGETHER;
         }
         for v in v..n_vectors {
-            out[v * n_outputs + i..][..TOGETHER].copy_from_slice(&row_sums(rows, ahead, vector(v)));
-            ahead = Ahead::Nothing;
+            for i in block.clone().step_by(TOGETHER) {
+                let at = first + i;
+                let rows = [row(at), row(at + 1), row(at + 2), row(at + 3)];
+                let ahead = if v == 0 { Ahead::After(distance) } else { Ahead::Nothing };
+                out[v * n_outputs + i..][..TOGETHER].copy_from_slice(&row_sums(rows, ahead, vector(v)));
+            }
         }
     }
     for i in groups..present {
@@ -99,7 +134,7 @@ pub(crate) fn run_rows(geometry: &Geometry, data: &[u8], rows: &[u32], prepared:
         for r in 0..TOGETHER {
             (now[r], later[r]) = (row(&group[r]), row(listed.after(i * TOGETHER + r)));
         }
-        *sums = row_sums(now, Ahead::Rows(later), prepared);
+        *sums = listed_sums(now, later, prepared);
     }
     for (at, sum) in rest.iter().zip(sums_rest) {
         [*sum] = row_sums([row(at)], Ahead::Nothing, prepared);
@@ -137,6 +172,45 @@ fn row_sums<const N: usize>(rows: [&[u8]; N], ahead: Ahead<N>, prepared: &[Line]
     out
 }
 
+/// Four rows from a list, side by side.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn listed_sums(rows: [&[u8]; TOGETHER], later: [&[u8]; TOGETHER], prepared: &[Line]) -> [i32; TOGETHER] {
+    let (codes, last) = prepared.as_chunks::<LINES>();
+    let activations = activations(last);
+    let n = rows[0].len() / 64;
+    let mut whole: [&[[u8; 64]]; TOGETHER] = [&[]; TOGETHER];
+    let mut rest: [&[u8]; TOGETHER] = [&[]; TOGETHER];
+    for r in 0..TOGETHER {
+        let (some, last) = rows[r].as_chunks::<64>();
+        (whole[r], rest[r]) = (&some[..n], last);
+    }
+    let (whole_codes, last_codes) = codes.split_at(n);
+    let mut sums = [[_mm512_setzero_si512(); LINES]; TOGETHER];
+    for at in 0..n {
+        Ahead::Rows(later).prefetch(rows[0], at);
+        for r in 0..TOGETHER {
+            sums[r] = add_products(sums[r], load(&whole[r][at]), &whole_codes[at]);
+        }
+    }
+    let mut totals = [_mm512_setzero_si512(); TOGETHER];
+    for r in 0..TOGETHER {
+        if let [codes] = last_codes {
+            sums[r] = add_products(sums[r], half(rest[r]), codes);
+        }
+        let [first, second, third, fourth] = sums[r];
+        let first = _mm512_add_epi32(first, _mm512_srai_epi32::<2>(second));
+        let third = _mm512_srai_epi32::<4>(third);
+        let fourth = _mm512_srai_epi32::<6>(fourth);
+        totals[r] = _mm512_add_epi32(first, _mm512_add_epi32(third, fourth));
+    }
+    let mut out = lane_sums(totals);
+    for sum in &mut out {
+        *sum -= activations;
+    }
+    out
+}
+
 /// Adds 256 products, by the position of the weight in its byte.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
@@ -156,6 +230,7 @@ fn add_products(sums: [__m512i; LINES], bytes: __m512i, codes: &[Line; LINES]) -
 fn several_sums(
     rows: [&[u8]; TOGETHER],
     ahead: Ahead<TOGETHER>,
+    next: &[u8],
     vectors: [&[Line]; TOGETHER],
 ) -> [[i32; TOGETHER]; TOGETHER] {
     let (n, n_fours) = (rows[0].len() / 64, vectors[0].len() / LINES);
@@ -172,6 +247,7 @@ fn several_sums(
     let mut sums = [[_mm512_setzero_si512(); TOGETHER]; TOGETHER];
     for at in 0..n {
         ahead.prefetch(rows[0], at);
+        prefetch_part(next, at, n);
         let bytes = [load(&whole[0][at]), load(&whole[1][at]), load(&whole[2][at]), load(&whole[3][at])];
         add_several(&mut sums, bytes, [&fours[0][at], &fours[1][at], &fours[2][at], &fours[3][at]]);
     }
