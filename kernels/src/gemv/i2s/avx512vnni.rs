@@ -159,11 +159,7 @@ fn row_sums<const N: usize>(rows: [&[u8]; N], ahead: Ahead<N>, prepared: &[Line]
         if let [codes] = last_codes {
             sums = add_products(sums, half(rest), codes);
         }
-        let [first, second, third, fourth] = sums;
-        let first = _mm512_add_epi32(first, _mm512_srai_epi32::<2>(second));
-        let third = _mm512_srai_epi32::<4>(third);
-        let fourth = _mm512_srai_epi32::<6>(fourth);
-        *total = _mm512_add_epi32(first, _mm512_add_epi32(third, fourth));
+        *total = joined(sums);
     }
     let mut out = lane_sums(totals);
     for sum in &mut out {
@@ -198,17 +194,22 @@ fn listed_sums(rows: [&[u8]; TOGETHER], later: [&[u8]; TOGETHER], prepared: &[Li
         if let [codes] = last_codes {
             sums[r] = add_products(sums[r], half(rest[r]), codes);
         }
-        let [first, second, third, fourth] = sums[r];
-        let first = _mm512_add_epi32(first, _mm512_srai_epi32::<2>(second));
-        let third = _mm512_srai_epi32::<4>(third);
-        let fourth = _mm512_srai_epi32::<6>(fourth);
-        totals[r] = _mm512_add_epi32(first, _mm512_add_epi32(third, fourth));
+        totals[r] = joined(sums[r]);
     }
     let mut out = lane_sums(totals);
     for sum in &mut out {
         *sum -= activations;
     }
     out
+}
+
+/// The sums of all positions of the weights in their bytes.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn joined([first, second, third, fourth]: [__m512i; LINES]) -> __m512i {
+    let first = _mm512_add_epi32(first, _mm512_srai_epi32::<2>(second));
+    let third = _mm512_add_epi32(_mm512_srai_epi32::<4>(third), _mm512_srai_epi32::<6>(fourth));
+    _mm512_add_epi32(first, third)
 }
 
 /// Adds 256 products, by the position of the weight in its byte.
