@@ -208,7 +208,7 @@ impl Inputs {
 
 type Run = fn(&FloatKernels, &Inputs, &mut [f32; OUT]);
 
-const OPERATIONS: [(&str, Run); 21] = [
+const OPERATIONS: [(&str, Run); 22] = [
     ("float-rms-norm", |float, inputs, out| float.rms_norm(&inputs.x, &inputs.y, 1e-5, &mut out[..N])),
     ("float-rms-norm-heads", |float, inputs, out| {
         out[..N_HEADS * HEAD].copy_from_slice(&inputs.x[..N_HEADS * HEAD]);
@@ -217,6 +217,13 @@ const OPERATIONS: [(&str, Run); 21] = [
     ("float-add", |float, inputs, out| {
         out[..N].copy_from_slice(&inputs.x);
         float.add_assign(&mut out[..N], &inputs.y);
+    }),
+    ("float-positive", |float, inputs, out| {
+        let mut indices = [0; N];
+        let n = float.positive(&inputs.x, &mut indices);
+        out[..n].iter_mut().zip(indices).for_each(|(out, i)| *out = i as f32);
+        out[N - 2] = float.count_positive(&inputs.x) as f32;
+        out[N - 1] = float.count_nonzero(&inputs.x) as f32;
     }),
     ("float-dot-f32", |float, inputs, out| rows_dot(float, inputs, FloatFormat::F32, out)),
     ("float-dot-f16", |float, inputs, out| rows_dot(float, inputs, FloatFormat::F16, out)),

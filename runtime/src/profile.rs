@@ -180,9 +180,13 @@ impl Observer for Profile {
 
     fn lap_shared<const N: usize>(&mut self, parts: [(Part, u64); N]) {
         let passed = self.since_last();
-        let all: u64 = parts.iter().map(|(_, nanos)| nanos).sum();
+        let (mut left, mut nanos_left) = (passed, parts.iter().map(|(_, nanos)| nanos).sum::<u64>());
         for (part, nanos) in parts {
-            self.nanos[part as usize] += (passed as f64 * nanos as f64 / all.max(1) as f64) as u64;
+            // The last one gets what is left, so nothing is lost.
+            let share = if nanos == nanos_left { 1.0 } else { nanos as f64 / nanos_left as f64 };
+            let own = ((left as f64 * share) as u64).min(left);
+            self.nanos[part as usize] += own;
+            (left, nanos_left) = (left - own, nanos_left - nanos);
         }
     }
 

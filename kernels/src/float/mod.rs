@@ -357,7 +357,7 @@ impl FloatKernels {
     /// positive. What stands in `out` behind them is anything.
     ///
     /// # Panics
-    /// If the slices differ in length, or there are more than 2^32 elements.
+    /// If the slices differ in length, or there are 2^32 elements or more.
     pub fn positive(&self, x: &[f32], out: &mut [u32]) -> usize {
         assert_eq!(x.len(), out.len(), "room for an index of each element");
         assert!(u32::try_from(x.len()).is_ok(), "indices of 32 bits");
@@ -370,7 +370,7 @@ impl FloatKernels {
         self.run(select::CountPositive(x))
     }
 
-    /// How many elements of `x` are not 0; NaN is one of them.
+    /// How many elements of `x` are not 0; NaN counts as one that is not.
     #[must_use]
     pub fn count_nonzero(&self, x: &[f32]) -> usize {
         self.run(select::CountNonzero(x))

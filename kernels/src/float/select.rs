@@ -44,7 +44,7 @@ impl Operation for CountPositive<'_> {
     }
 }
 
-/// How many elements are not 0; NaN is not.
+/// How many elements are not 0; NaN counts as one that is not.
 pub(super) struct CountNonzero<'a>(pub &'a [f32]);
 
 impl Operation for CountNonzero<'_> {
