@@ -80,12 +80,31 @@ impl<const N: usize> Ahead<'_, N> {
     }
 }
 
-/// Asks for part `part` of `n` of some memory.
-#[inline]
-#[target_feature(enable = "sse")]
-pub(super) fn prefetch_part(bytes: &[u8], part: usize, n: usize) {
-    let lines = bytes.len().div_ceil(64);
-    for line in lines * part / n..lines * (part + 1) / n {
-        _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(64 * line).cast());
+/// Neighbouring lines of memory, asked for some at each step of a loop.
+#[derive(Clone, Copy)]
+pub(super) struct Spread {
+    from: *const u8,
+    lines: usize,
+    per_step: usize,
+}
+
+impl Spread {
+    /// Share `share` of `n_shares` of `bytes` bytes at `from`, in so many steps. The memory may be anybody's or nobody's: it is
+    /// only asked for.
+    #[inline]
+    pub(super) fn new(from: *const u8, bytes: usize, (share, n_shares): (usize, usize), steps: usize) -> Spread {
+        let lines = bytes.div_ceil(64);
+        let (first, end) = (lines * share / n_shares, lines * (share + 1) / n_shares);
+        let lines = end - first;
+        Spread { from: from.wrapping_add(64 * first), lines, per_step: lines.div_ceil(steps.max(1)) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "sse")]
+    pub(super) fn prefetch<const HINT: i32>(&self, step: usize) {
+        let first = step * self.per_step;
+        for line in first..(first + self.per_step).min(self.lines) {
+            _mm_prefetch::<HINT>(self.from.wrapping_add(64 * line).cast());
+        }
     }
 }

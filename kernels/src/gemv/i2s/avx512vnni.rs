@@ -29,7 +29,7 @@
 //! 9. Rows from a list go side by side, four rows by four positions: they were asked for one by one anyway, a line of codes
 //!    is loaded once for all four, and 16 sums do not wait for each other.
 
-use super::ahead::{Ahead, Listed, prefetch_part};
+use super::ahead::{Ahead, Listed, Spread};
 use super::avx512::{BLOCK, LINES, prepared_lines};
 use super::scalar::row_bytes;
 use crate::cpu::bytes_ahead;
@@ -84,29 +84,31 @@ pub(crate) fn run_asking(
         sums[present..].fill(0);
     }
     let groups = present / TOGETHER * TOGETHER;
-    // Each group of rows asks for its share of what comes next, with the last vectors that share its weights.
-    let share = next.len().div_ceil((groups / TOGETHER).max(1));
-    let last_fours = n_vectors.saturating_sub(TOGETHER);
+    // Each group of rows asks for what is behind it and for its share of what the caller reads next, evenly with all vectors
+    // that share its weights: all of it with some would be faster than memory is, and they would wait.
+    let n_groups = (groups / TOGETHER).max(1);
+    let passes = n_vectors / TOGETHER;
+    let steps = row_bytes.div_ceil(64);
     let together = if n_vectors > IN_CACHE { ROWS } else { TOGETHER };
     for block in (0..groups).step_by(together) {
         let block = block..(block + together).min(groups);
-        let mut v = 0;
-        while v + TOGETHER <= n_vectors {
+        for pass in 0..passes {
+            let v = pass * TOGETHER;
             let vectors = [vector(v), vector(v + 1), vector(v + 2), vector(v + 3)];
             for i in block.clone().step_by(TOGETHER) {
                 let at = first + i;
                 let rows = [row(at), row(at + 1), row(at + 2), row(at + 3)];
-                let ahead = if v == 0 { Ahead::After(distance) } else { Ahead::Nothing };
-                let next = next.get(i / TOGETHER * share..).filter(|_| v + TOGETHER > last_fours).unwrap_or_default();
-                let next = &next[..next.len().min(share)];
-                let sums = several_sums(rows, ahead, next, vectors);
+                let behind = rows[0].as_ptr().wrapping_add(distance);
+                let behind = Spread::new(behind, TOGETHER * row_bytes, (pass, passes), steps);
+                let group = (i / TOGETHER * passes + pass, n_groups * passes);
+                let next = Spread::new(next.as_ptr(), next.len(), group, steps);
+                let sums = several_sums(rows, [behind, next], vectors);
                 for (sums, v) in sums.iter().zip(v..) {
                     out[v * n_outputs + i..][..TOGETHER].copy_from_slice(sums);
                 }
             }
-            v += TOGETHER;
         }
-        for v in v..n_vectors {
+        for v in passes * TOGETHER..n_vectors {
             for i in block.clone().step_by(TOGETHER) {
                 let at = first + i;
                 let rows = [row(at), row(at + 1), row(at + 2), row(at + 3)];
@@ -230,8 +232,7 @@ fn add_products(sums: [__m512i; LINES], bytes: __m512i, codes: &[Line; LINES]) -
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 fn several_sums(
     rows: [&[u8]; TOGETHER],
-    ahead: Ahead<TOGETHER>,
-    next: &[u8],
+    [behind, next]: [Spread; 2],
     vectors: [&[Line]; TOGETHER],
 ) -> [[i32; TOGETHER]; TOGETHER] {
     let (n, n_fours) = (rows[0].len() / 64, vectors[0].len() / LINES);
@@ -247,8 +248,8 @@ fn several_sums(
     }
     let mut sums = [[_mm512_setzero_si512(); TOGETHER]; TOGETHER];
     for at in 0..n {
-        ahead.prefetch(rows[0], at);
-        prefetch_part(next, at, n);
+        behind.prefetch::<_MM_HINT_T0>(at);
+        next.prefetch::<_MM_HINT_T1>(at);
         let bytes = [load(&whole[0][at]), load(&whole[1][at]), load(&whole[2][at]), load(&whole[3][at])];
         add_several(&mut sums, bytes, [&fours[0][at], &fours[1][at], &fours[2][at], &fours[3][at]]);
     }
