@@ -164,6 +164,9 @@ pub struct ModelArgs {
     /// Read the whole output head for every token and make no 8-bit copy that tells which rows matter
     #[arg(long)]
     pub full_head: bool,
+    /// Leave weights in the mapped file, so that processes share their memory, and do not move them to large pages
+    #[arg(long)]
+    pub in_place: bool,
     /// How keys and values are stored
     #[arg(long, value_enum, default_value_t = CachePrecision::F16)]
     pub cache_type: CachePrecision,

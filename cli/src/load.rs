@@ -38,6 +38,7 @@ pub fn model(args: &ModelArgs) -> Result<Model> {
             CachePrecision::F32 => CacheType::F32,
         },
         full_head: args.full_head,
+        in_place: args.in_place,
         i2s_layout: args.i2s_layout.into(),
         activation: args.ffn.map(Into::into),
         activations: args.activations.map(Into::into),

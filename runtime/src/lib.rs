@@ -20,6 +20,7 @@ mod linear;
 #[allow(unsafe_code)]
 mod mmap;
 pub mod model;
+mod packed;
 mod pages;
 pub mod profile;
 pub mod quantize;

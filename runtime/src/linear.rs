@@ -3,7 +3,7 @@
 use crate::checkpoint::{Tensor, TernaryTensor};
 use crate::config::ActivationScales;
 use crate::error::{Error, Result};
-use crate::mmap::ByteView;
+use crate::packed::PackedWeights;
 use crate::pages::Pages;
 use crate::threads::Pool;
 use std::cell::RefCell;
@@ -17,16 +17,6 @@ use tritone_kernels::kernel::Operation;
 use tritone_kernels::line::Line;
 use tritone_kernels::matrix::{MatrixPlan, Scales};
 use tritone_kernels::registry;
-
-/// Where packed weights lie.
-#[derive(Debug)]
-enum Weights {
-    /// In the file, used in place.
-    InPlace(ByteView),
-    /// Packed anew at load, at the start of a page, since a kernel that skips reads a line here and a line
-    /// there: off by some bytes each would be two.
-    Packed(Pages),
-}
 
 #[derive(Debug)]
 enum OwnedScales {
@@ -52,7 +42,7 @@ thread_local! {
 #[derive(Debug)]
 pub(crate) struct Linear {
     plan: MatrixPlan,
-    weights: Weights,
+    weights: PackedWeights,
     scales: OwnedScales,
     /// Activations that share a scale: `cols`, or the weights' own block.
     activation_block: usize,
@@ -239,13 +229,13 @@ impl Linear {
                 if layout == Layout::T5 {
                     ternary.check()?;
                 }
-                Weights::InPlace(bytes)
+                PackedWeights::in_place(bytes)
             }
             None => {
                 let packed = pack(ternary, &geometry, options.pool)?;
                 // Weights are in memory once.
                 tensor.data().release();
-                Weights::Packed(packed)
+                PackedWeights::packed(packed)
             }
         };
         let activation_block = match options.activations {
@@ -336,7 +326,7 @@ impl Linear {
             OwnedScales::Tensor(_) => 1,
             OwnedScales::Blocks(scales) => scales.len(),
         };
-        self.data().len() + scales * size_of::<f32>()
+        self.weights.len() + scales * size_of::<f32>()
     }
 
     /// Lines of a vector in the form of an operation.
@@ -356,15 +346,12 @@ impl Linear {
 
     /// Where some tiles lie.
     pub(crate) fn tiles(&self, tiles: Range<usize>) -> &[u8] {
-        let (data, bytes) = (self.data(), self.plan.geometry().tile_bytes());
+        let (data, bytes) = (&*self.weights, self.plan.geometry().tile_bytes());
         &data[(tiles.start * bytes).min(data.len())..(tiles.end * bytes).min(data.len())]
     }
 
-    fn data(&self) -> &[u8] {
-        match &self.weights {
-            Weights::InPlace(bytes) => bytes,
-            Weights::Packed(pages) => pages,
-        }
+    pub(crate) fn weights(&self) -> &PackedWeights {
+        &self.weights
     }
 
     /// Norms one vector if a norm stands before this matrix, quantises it, and writes it in the form of an operation to `out`,
@@ -423,7 +410,7 @@ impl Linear {
         SUMS.with_borrow_mut(|sums| {
             sums.resize(self.plan.n_sums(tiles.len(), n), 0);
             input.with_lines(&self.plan, |lines| {
-                self.plan.sums_asking(input.operation, self.data(), tiles.clone(), lines, n, next, sums);
+                self.plan.sums_asking(input.operation, &self.weights, tiles.clone(), lines, n, next, sums);
             });
             let scales = match &self.scales {
                 OwnedScales::Tensor(scale) => Scales::Tensor(*scale),
@@ -448,7 +435,7 @@ impl Linear {
         SUMS.with_borrow_mut(|sums| {
             sums.resize(rows.len(), 0);
             let n_lines = input.lines.len() / input.n_vectors;
-            self.plan.row_sums(self.data(), rows, &input.lines[v * n_lines..][..n_lines], sums);
+            self.plan.row_sums(&self.weights, rows, &input.lines[v * n_lines..][..n_lines], sums);
             out.resize(rows.len(), 0.0);
             MatrixPlan::scale_rows(sums, scale, input.scales[v], out);
         });

@@ -103,6 +103,11 @@ impl ByteView {
         &self.bytes.as_slice()[self.range.clone()]
     }
 
+    /// Whether the bytes are those of a mapped file.
+    pub(crate) fn is_mapped(&self) -> bool {
+        matches!(self.bytes.0, Source::Mapped(_))
+    }
+
     /// Lets the system take back the memory of these bytes if they are mapped: their pages come from
     /// the file again when they are read. For parts that have been read for the last time.
     pub fn release(&self) {

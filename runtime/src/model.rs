@@ -5,6 +5,7 @@ use crate::config::{Activation, ActivationScales, Config};
 use crate::error::{Error, Place, Result};
 use crate::gguf::Gguf;
 use crate::linear::LinearOptions;
+use crate::pages;
 use crate::safetensors;
 use crate::screen::Screen;
 use crate::session::Session;
@@ -88,7 +89,7 @@ impl FromStr for LayoutChoice {
     }
 }
 
-/// How a model is loaded. The first five are about speed and change no result, the others do.
+/// How a model is loaded. The first six are about speed and change no result, the others do.
 #[derive(Clone, Debug, Default)]
 pub struct LoadOptions {
     /// The instruction-set level; `None`: what the environment variable `TRITONE_ISA` names, else
@@ -102,6 +103,8 @@ pub struct LoadOptions {
     pub kernel: Option<String>,
     /// Reads the whole output head for every token, and keeps no copy of it that tells which rows matter.
     pub full_head: bool,
+    /// Leaves weights in the mapped file, whose memory processes share, where they would move to large pages.
+    pub in_place: bool,
     /// How keys and values are stored. Rounding them to halves moves the logits of a BitNet model
     /// by a few percent of their size, because it flips some int8 codes of later activations.
     pub cache_type: CacheType,
@@ -201,6 +204,9 @@ impl Model {
             done_bytes += bytes;
             progress(LoadProgress { done_bytes, total_bytes });
         })?;
+        if options.in_place || !pages::are_given() {
+            weights.stay();
+        }
         let float = FloatKernels::new(isa);
         let load_seconds = began.elapsed().as_secs_f64();
         let cache_type = options.cache_type;

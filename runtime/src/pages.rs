@@ -10,6 +10,13 @@ use std::ops::{Deref, DerefMut};
 /// Bytes of a large page.
 pub(crate) const LARGE: usize = 2 << 20;
 
+/// Whether the system gives large pages to whoever asks.
+pub(crate) fn are_given() -> bool {
+    // The setting in use stands in brackets.
+    let setting = || std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled").ok();
+    cfg!(target_os = "linux") && setting().is_some_and(|all| all.contains("[madvise]") || all.contains("[always]"))
+}
+
 /// Bytes that begin as zeros, at the start of a page.
 pub(crate) struct Pages {
     map: MmapMut,

@@ -12,6 +12,7 @@ use crate::scratch::Scratch;
 use crate::screen::Screen;
 use crate::skipped::Skipped;
 use crate::threads::Pool;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Steps that read the whole head before its copy is made. Making it takes as long as some 40 steps save (2B-4T shape,
@@ -60,6 +61,8 @@ pub(crate) struct Steps {
     pub(crate) model: Arc<Inner>,
     pool: Pool,
     rope: Arc<RopeTables>,
+    /// Whether there was a step, so that nobody waits for the first token.
+    began: bool,
     /// Steps that did not need all logits.
     partial_steps: u32,
     /// Steps to go for which the whole head is read, since the copy left too many rows.
@@ -77,6 +80,7 @@ impl Steps {
         Ok(Steps {
             pool: Pool::new(model.n_threads)?,
             rope: Arc::new(RopeTables::new(&model.config, model.weights.rope_factors.clone())),
+            began: false,
             partial_steps: 0,
             full_steps: 0,
             skipped: Skipped::default(),
@@ -126,6 +130,9 @@ impl Steps {
 
     /// The hidden states `[token][hidden]` after the last layer of `tokens`, those of the spans one after the other.
     pub(crate) fn layers(&mut self, spans: Vec<&mut Span>, tokens: &[u32]) -> Result<Vec<f32>> {
+        if std::mem::replace(&mut self.began, true) {
+            self.move_weights();
+        }
         match self.profile.take() {
             None => self.forward(spans, &mut Off).layers(tokens),
             Some(mut profile) => {
@@ -133,6 +140,19 @@ impl Steps {
                 self.profile = Some(profile);
                 hidden
             }
+        }
+    }
+
+    /// Moves weights of some layers to large pages, if there are such layers left.
+    fn move_weights(&mut self) {
+        let layers = self.model.weights.next_to_move(self.pool.n_threads());
+        if !layers.is_empty() {
+            let input = (Arc::clone(&self.model), layers.start);
+            let moved = |(model, first): &(Arc<Inner>, usize), items: Range<usize>, _: &mut Vec<()>| {
+                let layers = &model.weights.layers[*first..];
+                items.for_each(|item| layers[item].move_to_large_pages());
+            };
+            self.pool.run(input, layers.len(), 1, moved, |_, _| {});
         }
     }
 

@@ -5,7 +5,10 @@ use crate::config::{Activation, Config};
 use crate::error::{Error, Result};
 use crate::head::Head;
 use crate::linear::{Linear, LinearOptions, Skips};
+use crate::packed::move_to_large_pages;
+use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// The weights of one transformer block.
 #[derive(Debug)]
@@ -29,6 +32,14 @@ pub(crate) struct Layer {
     pub(crate) post_ffn_norm: Option<Arc<[f32]>>,
 }
 
+impl Layer {
+    /// Moves weights that lie in a mapped file to large pages.
+    pub(crate) fn move_to_large_pages(&self) {
+        let linears = [&self.q, &self.k, &self.v, &self.output, &self.gate, &self.up, &self.down];
+        move_to_large_pages(&linears.map(|linear| linear.weights()));
+    }
+}
+
 /// Norms of the heads of queries and keys, `head_dim` each.
 #[derive(Debug)]
 pub(crate) struct QkNorms {
@@ -44,6 +55,8 @@ pub(crate) struct Weights {
     pub(crate) output_norm: Arc<[f32]>,
     pub(crate) head: Arc<Head>,
     pub(crate) rope_factors: Option<Arc<[f32]>>,
+    /// The first layer whose weights are yet to move to large pages.
+    to_move: AtomicUsize,
 }
 
 /// A vector for each token, as the file holds it.
@@ -83,6 +96,21 @@ impl Embedding {
 }
 
 impl Weights {
+    /// No weights move.
+    pub(crate) fn stay(&self) {
+        self.to_move.store(self.layers.len(), Ordering::Relaxed);
+    }
+
+    /// At most so many layers, which the caller has to move to large pages: nobody else is told of them.
+    pub(crate) fn next_to_move(&self, n: usize) -> Range<usize> {
+        let all = self.layers.len();
+        if self.to_move.load(Ordering::Relaxed) >= all {
+            return 0..0;
+        }
+        let first = self.to_move.fetch_add(n, Ordering::Relaxed).min(all);
+        first..(first + n).min(all)
+    }
+
     /// Whether head and embedding are the same bytes.
     pub(crate) fn head_is_embedding(&self) -> bool {
         match &*self.head {
@@ -156,7 +184,7 @@ impl Weights {
         let head = Arc::new(Head::load(head, c, loader.options)?);
         (loader.loaded)(embedding.data().len() as u64);
         let embedding = Embedding { tensor: embedding, scale: c.embedding_scale };
-        Ok(Weights { embedding, layers, output_norm, head, rope_factors })
+        Ok(Weights { embedding, layers, output_norm, head, rope_factors, to_move: AtomicUsize::new(0) })
     }
 }
 

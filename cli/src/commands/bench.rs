@@ -118,6 +118,9 @@ pub struct BenchArgs {
     /// Read the whole output head for every token
     #[arg(long)]
     full_head: bool,
+    /// Leave weights in the mapped file
+    #[arg(long)]
+    in_place: bool,
     /// Name of the kernel for decoding
     #[arg(long, value_name = "NAME")]
     kernel: Option<String>,
@@ -234,6 +237,7 @@ impl BenchArgs {
             isa: self.isa,
             layout: self.layout,
             full_head: self.full_head,
+            in_place: self.in_place,
             kernel: self.kernel.clone(),
             cache_type: self.cache_type,
             i2s_layout: crate::args::I2sBytes::Published,

@@ -99,6 +99,9 @@ impl Process {
         if args.full_head {
             command.arg("--full-head");
         }
+        if args.in_place {
+            command.arg("--in-place");
+        }
         command.args(["--layout", &value_name(args.layout), "--cache-type", &value_name(args.cache_type)]);
         if let Some(path) = path {
             command.arg("--model").arg(path);
