@@ -66,45 +66,13 @@ impl<const N: usize> Ahead<'_, N> {
             _mm_prefetch::<_MM_HINT_T0>(line.cast());
         }
     }
-
-    /// The same for the `step`-th line of row `r` alone, which is at `row` now.
-    #[inline]
-    #[target_feature(enable = "sse")]
-    pub(super) fn prefetch_row(&self, row: &[u8], r: usize, step: usize) {
-        let line = match self {
-            Ahead::After(distance) => row.as_ptr().wrapping_add(distance + step * 64),
-            Ahead::Rows(rows) => rows[r].as_ptr().wrapping_add(step * 64),
-            Ahead::Nothing => return,
-        };
-        _mm_prefetch::<_MM_HINT_T0>(line.cast());
-    }
 }
 
-/// Neighbouring lines of memory, asked for some at each step of a loop.
-#[derive(Clone, Copy)]
-pub(super) struct Spread {
-    from: *const u8,
-    lines: usize,
-    per_step: usize,
-}
-
-impl Spread {
-    /// Share `share` of `n_shares` of `bytes` bytes at `from`, in so many steps. The memory may be anybody's or nobody's: it is
-    /// only asked for.
-    #[inline]
-    pub(super) fn new(from: *const u8, bytes: usize, (share, n_shares): (usize, usize), steps: usize) -> Spread {
-        let lines = bytes.div_ceil(64);
-        let (first, end) = (lines * share / n_shares, lines * (share + 1) / n_shares);
-        let lines = end - first;
-        Spread { from: from.wrapping_add(64 * first), lines, per_step: lines.div_ceil(steps.max(1)) }
-    }
-
-    #[inline]
-    #[target_feature(enable = "sse")]
-    pub(super) fn prefetch<const HINT: i32>(&self, step: usize) {
-        let first = step * self.per_step;
-        for line in first..(first + self.per_step).min(self.lines) {
-            _mm_prefetch::<HINT>(self.from.wrapping_add(64 * line).cast());
-        }
+/// Asks for `N` neighbouring lines, the `step`-th so many behind `from`. The memory may be anybody's or nobody's.
+#[inline]
+#[target_feature(enable = "sse")]
+pub(super) fn prefetch_lines<const N: usize, const HINT: i32>(from: *const u8, step: usize) {
+    for i in 0..N {
+        _mm_prefetch::<HINT>(from.wrapping_add((step * N + i) * 64).cast());
     }
 }
