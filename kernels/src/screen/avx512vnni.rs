@@ -2,6 +2,7 @@
 //!
 //! * High halves of bytes are multiplied where they are, as `16 * nibble`, and their sums shifted: exact, and
 //!   saves a shift for each line. Bound: `8 * 4 * 240 * 128` is below 2^20 for a digit.
+//! * Four states take two tiles at a time: each four digits are loaded once for both, else loads would take longer than products.
 //! * Each half has a sum of its own, and so has each digit of 15-bit activations; blocks do not wait for each other.
 
 use super::lanes::{Nibbles, Operation, Short, Simd, Step};
@@ -26,8 +27,46 @@ impl Simd for Avx512Vnni {
 
     #[inline(always)]
     fn tile_block<const N: usize>(self, block: &[Nibbles; 8], states: [&Short; N], half: usize) -> [Self::Ints; N] {
-        // SAFETY: needs AVX-512 with VNNI; `self` exists only if `Avx512Vnni::new` saw it.
-        unsafe { tile_block(block, states, half) }
+        self.tile_blocks([block], states, half)[0]
+    }
+
+    const PAIRS: bool = true;
+
+    #[inline(always)]
+    fn tile_blocks<const T: usize, const N: usize>(
+        self,
+        blocks: [&[Nibbles; 8]; T],
+        states: [&Short; N],
+        half: usize,
+    ) -> [[Self::Ints; N]; T] {
+        // In line, since results in memory would be read there one lane at a time.
+        // SAFETY: all need AVX-512 with VNNI; `self` exists only if `Avx512Vnni::new` saw it.
+        unsafe {
+            let mut sums = [[[_mm512_setzero_si512(); 2]; N]; T];
+            for i in 0..8 {
+                let mut nibbles = [[_mm512_setzero_si512(); 2]; T];
+                for (nibbles, block) in nibbles.iter_mut().zip(blocks) {
+                    *nibbles = halves(load(&block[i]));
+                }
+                let lane = 8 * half + i;
+                for n in 0..N {
+                    let digits = [all(states[n].low[lane]), all(states[n].high[lane])];
+                    for t in 0..T {
+                        for part in 0..2 {
+                            sums[t][n][part] = _mm512_dpbusd_epi32(sums[t][n][part], nibbles[t][part], digits[part]);
+                        }
+                    }
+                }
+            }
+            let mut out = [[_mm512_setzero_si512(); N]; T];
+            for n in 0..N {
+                let less = _mm512_set1_epi32(states[n].less[half]);
+                for t in 0..T {
+                    out[t][n] = _mm512_add_epi32(_mm512_slli_epi32::<1>(joined(sums[t][n])), less);
+                }
+            }
+            out
+        }
     }
 
     #[inline(always)]
@@ -92,26 +131,6 @@ pub(super) fn run<O: Operation>(proof: Avx512Vnni, operation: O) -> O::Output {
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
 fn instance<O: Operation>(proof: Avx512Vnni, operation: O) -> O::Output {
     operation.run(proof)
-}
-
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn tile_block<const N: usize>(block: &[Nibbles; 8], states: [&Short; N], half: usize) -> [__m512i; N] {
-    let mut sums = [[_mm512_setzero_si512(); 2]; N];
-    for (i, line) in block.iter().enumerate() {
-        let [low, high] = halves(load(line));
-        let lane = 8 * half + i;
-        for (sums, state) in sums.iter_mut().zip(states) {
-            sums[0] = _mm512_dpbusd_epi32(sums[0], low, all(state.low[lane]));
-            sums[1] = _mm512_dpbusd_epi32(sums[1], high, all(state.high[lane]));
-        }
-    }
-    let mut out = [_mm512_setzero_si512(); N];
-    for ((out, sums), state) in out.iter_mut().zip(sums).zip(states) {
-        let less = _mm512_set1_epi32(state.less[half]);
-        *out = _mm512_add_epi32(_mm512_slli_epi32::<1>(joined(sums)), less);
-    }
-    out
 }
 
 #[inline]

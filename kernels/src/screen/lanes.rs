@@ -120,6 +120,24 @@ pub(super) trait Simd: Copy {
     /// block of the step.
     fn tile_block<const N: usize>(self, block: &[Nibbles; 8], states: [&Short; N], half: usize) -> [Self::Ints; N];
 
+    /// Whether there are registers for two tiles at a time.
+    const PAIRS: bool = false;
+
+    /// The same for several tiles.
+    #[inline(always)]
+    fn tile_blocks<const T: usize, const N: usize>(
+        self,
+        blocks: [&[Nibbles; 8]; T],
+        states: [&Short; N],
+        half: usize,
+    ) -> [[Self::Ints; N]; T] {
+        let mut out = [self.tile_block(blocks[0], states, half); T];
+        for t in 1..T {
+            out[t] = self.tile_block(blocks[t], states, half);
+        }
+        out
+    }
+
     /// Of each lane `2 * (nibbles . activations) + less`: a step of a row, lanes are columns.
     fn row_step(self, line: &Nibbles, state: &Step) -> Self::Ints;
 
@@ -170,29 +188,45 @@ impl Operation for Tiles<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(mut self, simd: S) {
+        // Some tiles meet all states before the next ones are read, so memory is read once and all the time.
         let n_states = self.states.len() / self.shape.n_steps();
-        // A tile meets all states before the next one is read, so memory is read once and all the time.
-        for (t, tile) in self.tiles.chunks_exact(self.shape.tile_bytes()).enumerate() {
-            let mut first = 0;
-            while first + 4 <= n_states {
-                self.some::<S, 4>(simd, t, tile, first);
-                first += 4;
-            }
-            while first + 2 <= n_states {
-                self.some::<S, 2>(simd, t, tile, first);
-                first += 2;
-            }
-            if first < n_states {
-                self.some::<S, 1>(simd, t, tile, first);
-            }
+        let n_tiles = self.tiles.len() / self.shape.tile_bytes();
+        let mut t = 0;
+        // Few states are not held up by their own loads, and take the next tile's memory evenly.
+        while S::PAIRS && n_states >= 4 && t + 2 <= n_tiles {
+            self.all_states::<S, 2>(simd, t);
+            t += 2;
+        }
+        for t in t..n_tiles {
+            self.all_states::<S, 1>(simd, t);
         }
     }
 }
 
 impl Tiles<'_> {
-    /// Tile `t` with `N` states from `first` on.
+    /// `T` tiles from tile `t` on with all states.
     #[inline(always)]
-    fn some<S: Simd, const N: usize>(&mut self, simd: S, t: usize, tile: &[u8], first: usize) {
+    fn all_states<S: Simd, const T: usize>(&mut self, simd: S, t: usize) {
+        let n_states = self.states.len() / self.shape.n_steps();
+        let mut first = 0;
+        while first + 4 <= n_states {
+            self.some::<S, T, 4>(simd, t, first);
+            first += 4;
+        }
+        while first + 2 <= n_states {
+            self.some::<S, T, 2>(simd, t, first);
+            first += 2;
+        }
+        if first < n_states {
+            self.some::<S, T, 1>(simd, t, first);
+        }
+    }
+
+    /// `T` tiles from tile `t` on with `N` states from `first` on.
+    #[inline(always)]
+    fn some<S: Simd, const T: usize, const N: usize>(&mut self, simd: S, t: usize, first: usize) {
+        let tile_bytes = self.shape.tile_bytes();
+        let tiles = &self.tiles[t * tile_bytes..][..T * tile_bytes];
         let n_steps = self.shape.n_steps();
         let mut states: [&[Step]; N] = [&[]; N];
         for (i, state) in states.iter_mut().enumerate() {
@@ -200,14 +234,18 @@ impl Tiles<'_> {
         }
         let n_states = self.states.len() / n_steps;
         let n_rows = self.out.len() / n_states;
-        // Each state asks for its share of as much as a tile is: of what comes soon if all of them take the tile
-        // together, else of the next tile.
-        let ahead = tile.as_ptr().wrapping_add(if N == n_states { S::TILES_AHEAD } else { tile.len() });
-        let lines = |steps: usize| tile.len().div_ceil(64) * steps / self.states.len();
-        let (scales, nibbles) = tile.split_at(self.shape.n_blocks() * TILE);
-        let blocks = nibbles.as_chunks::<64>().0.as_chunks::<8>().0.as_chunks::<2>().0;
-        let scales = scales.as_chunks::<16>().0.as_chunks::<2>().0;
-        let mut sums = [simd.zeros(); N];
+        // Each state asks for its share of as much as these tiles are: of what comes soon if all of them take the tiles
+        // together, else of the next tiles.
+        let ahead = tiles.as_ptr().wrapping_add(if N == n_states { S::TILES_AHEAD } else { tiles.len() });
+        let lines = |steps: usize| tiles.len().div_ceil(64) * steps / self.states.len();
+        let mut scales: [&[[[u8; 16]; 2]]; T] = [&[]; T];
+        let mut nibbles: [&[[[Nibbles; 8]; 2]]; T] = [&[]; T];
+        for (i, tile) in tiles.chunks_exact(tile_bytes).enumerate() {
+            let (some, rest) = tile.split_at(self.shape.n_blocks() * TILE);
+            scales[i] = &some.as_chunks::<16>().0.as_chunks::<2>().0[..n_steps];
+            nibbles[i] = &rest.as_chunks::<64>().0.as_chunks::<8>().0.as_chunks::<2>().0[..n_steps];
+        }
+        let mut sums = [[simd.zeros(); N]; T];
         for s in 0..n_steps {
             let mut step = [&Step::ZERO; N];
             for (step, state) in step.iter_mut().zip(states) {
@@ -218,16 +256,24 @@ impl Tiles<'_> {
                 simd.prefetch(ahead.wrapping_add(64 * line));
             }
             for half in 0..2 {
-                let block = &blocks[s][half];
-                let products = simd.tile_block(block, step.map(|step| &step.short), half);
-                let scales = simd.widen(&scales[s][half]);
-                for i in 0..N {
-                    sums[i] = simd.add(sums[i], products[i], simd.times(scales, step[i].short.scale[half]));
+                let mut blocks = [&nibbles[0][s][half]; T];
+                for t in 1..T {
+                    blocks[t] = &nibbles[t][s][half];
+                }
+                let products = simd.tile_blocks(blocks, step.map(|step| &step.short), half);
+                for t in 0..T {
+                    let scales = simd.widen(&scales[t][s][half]);
+                    for i in 0..N {
+                        let scales = simd.times(scales, step[i].short.scale[half]);
+                        sums[t][i] = simd.add(sums[t][i], products[t][i], scales);
+                    }
                 }
             }
         }
-        for (i, sums) in sums.into_iter().enumerate() {
-            self.out[(first + i) * n_rows + t * TILE..][..TILE].copy_from_slice(&simd.store(sums));
+        for (tile, sums) in (t..).zip(sums) {
+            for (i, sums) in sums.into_iter().enumerate() {
+                self.out[(first + i) * n_rows + tile * TILE..][..TILE].copy_from_slice(&simd.store(sums));
+            }
         }
     }
 }
