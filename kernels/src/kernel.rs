@@ -24,7 +24,7 @@ pub enum Operation {
 }
 
 /// Brings one vector of int8 activations (`geometry.cols` codes) into the form that the kernel's
-/// `run` reads. `out` has `prepared_lines(geometry)` lines; every byte of it is written.
+/// `run` reads. `out` has `prepared_lines(geometry)` lines; every byte that `run` reads is written.
 pub type PrepareFn = unsafe fn(geometry: &Geometry, codes: &[i8], out: &mut [Line]);
 
 /// How many lines one prepared vector takes.

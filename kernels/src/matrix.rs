@@ -4,6 +4,7 @@
 //! bytes at each call, where their length is checked.
 
 use crate::format::{Geometry, GeometryError};
+use crate::gemv;
 use crate::isa::Isa;
 use crate::kernel::{Kernel, Operation};
 use crate::line::Line;
@@ -112,6 +113,18 @@ impl MatrixPlan {
     /// A slice has the wrong length.
     pub fn prepare(&self, operation: Operation, codes: &[i8], out: &mut [Line]) {
         self.kernel(operation).prepare(self.isa, &self.geometry, codes, out);
+    }
+
+    /// How many lines of a prepared vector `operation` reads, from the first on: fewer than
+    /// [`MatrixPlan::prepared_lines`] where activations that are 0 are left out. Only these need to be kept.
+    ///
+    /// # Panics
+    /// `prepared` is not one prepared vector.
+    #[must_use]
+    pub fn used_lines(&self, operation: Operation, prepared: &[Line]) -> usize {
+        assert_eq!(prepared.len(), self.prepared_lines(operation), "one prepared vector");
+        let used = if self.kernel(operation).skips_columns { gemv::c2::used_lines(prepared) } else { prepared.len() };
+        used.min(prepared.len())
     }
 
     /// Exact sums of `tiles`: `out` is `[vector][tile][block][row in tile]`.

@@ -136,6 +136,8 @@ pub fn kernel_sums(
     let mut prepared = vec![Line([0xa5; 64]); lines * vectors.len()];
     for (codes, out) in vectors.iter().zip(prepared.chunks_exact_mut(lines)) {
         plan.prepare(kernel.operation, codes, out);
+        let used = plan.used_lines(kernel.operation, out);
+        out[used..].fill(Line([0x5a; 64]));
     }
     let mut out = vec![0x5a5a_5a5a; plan.n_sums(tiles.len(), vectors.len())];
     plan.sums(kernel.operation, data, tiles.clone(), &prepared, vectors.len(), &mut out);

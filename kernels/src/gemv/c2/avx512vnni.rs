@@ -19,7 +19,7 @@
 //!    they are used, those of the next tile included, which takes the same columns. Several vectors take longer for a tile
 //!    and find more of its lines in the second cache, so they ask for more ([`AHEAD_OF_SEVERAL`]).
 
-use super::{List, listed};
+use super::{List, end, listed};
 use crate::format::Geometry;
 use crate::format::c2::{LINE, TILE_ROWS, tile_lines};
 use crate::gemv::avx512::{load, store};
@@ -71,7 +71,8 @@ pub(crate) fn prepare(geometry: &Geometry, codes: &[i8], out: &mut [Line]) {
     }
     list.push(sixteens.len() * SOME, rest);
     let rest: i32 = rest.iter().map(|code| i32::from(*code)).sum();
-    list.end(_mm512_reduce_add_epi32(totals) + rest);
+    let n = list.n;
+    end(geometry, out, n, _mm512_reduce_add_epi32(totals) + rest);
 }
 
 /// See [`crate::kernel::RunFn`].
@@ -88,7 +89,7 @@ pub(crate) fn run(
     for (t, tile) in tiles.clone().enumerate() {
         let lines = tile_lines(geometry, data, tile);
         for v in 0..n_vectors {
-            let (columns, activations, total) = listed(vector(prepared, n_vectors, v), geometry);
+            let (columns, activations, total) = listed(vector(prepared, n_vectors, v));
             let sums = &mut out[sums_at(geometry, tiles.len(), v, t, 0)..][..TILE_ROWS];
             sums.fill(-total);
             let (sums, _) = sums.as_chunks_mut::<16>();

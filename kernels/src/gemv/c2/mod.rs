@@ -11,9 +11,9 @@
 //! trained), and so read and compute that share of the matrix only.
 //!
 //! The prepared vector is a list: a line with the number of listed columns and the sum of all
-//! activations, then the columns as `u32`, then their activations as bytes. The list has an even
+//! activations, then the columns as `u32`, then in the next line their activations as bytes. The list has an even
 //! length, so that kernels may take two columns at a time; a last one that makes it even has
-//! activation 0.
+//! activation 0. What is behind the list is not read.
 
 #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
 pub(crate) mod avx2;
@@ -45,14 +45,22 @@ pub(crate) fn prepared_lines(geometry: &Geometry) -> usize {
     1 + columns + activations
 }
 
+/// Lines of a prepared vector that hold its list.
+pub(crate) fn used_lines(vector: &[Line]) -> usize {
+    let head: &[i32] = bytemuck::cast_slice(&vector[..1]);
+    let n = head[0] as usize;
+    1 + Line::count_for(4 * n) + Line::count_for(n)
+}
+
 pub(crate) unsafe fn prepare(geometry: &Geometry, codes: &[i8], out: &mut [Line]) {
     let mut list = List::new(geometry, out);
     list.push(0, codes);
-    let total = list.activations[..list.n].iter().map(|code| i32::from(*code)).sum();
-    list.end(total);
+    let n = list.n;
+    let total = list.activations[..n].iter().map(|code| i32::from(*code)).sum();
+    end(geometry, out, n, total);
 }
 
-/// A list on its way.
+/// A list on its way. Columns and activations have room for all columns of the matrix.
 struct List<'a> {
     head: &'a mut [i32],
     columns: &'a mut [u32],
@@ -63,7 +71,6 @@ struct List<'a> {
 
 impl<'a> List<'a> {
     fn new(geometry: &Geometry, out: &'a mut [Line]) -> List<'a> {
-        out.fill(Line::ZERO);
         let (head, lists) = out.split_at_mut(1);
         let (columns, activations) = lists.split_at_mut(parts(geometry.cols).0);
         let (head, columns) = (bytemuck::cast_slice_mut(head), bytemuck::cast_slice_mut(columns));
@@ -85,23 +92,26 @@ impl<'a> List<'a> {
             }
         }
     }
+}
 
-    /// Makes the length even and notes it with the sum of all activations.
-    fn end(self, total: i32) {
-        if !self.n.is_multiple_of(2) {
-            (self.columns[self.n], self.activations[self.n]) = (0, 0);
-        }
-        // A row has at most `format::MAX_COLS` columns.
-        self.head[0] = self.n.next_multiple_of(2) as i32;
-        self.head[1] = total;
+/// Makes a list of `n` columns even, moves its activations behind them, and notes the length and the sum of all activations.
+fn end(geometry: &Geometry, out: &mut [Line], n: usize, total: i32) {
+    let even = n.next_multiple_of(2);
+    let list = List::new(geometry, out);
+    if even > n {
+        (list.columns[n], list.activations[n]) = (0, 0);
     }
+    // A row has at most `format::MAX_COLS` columns.
+    (list.head[0], list.head[1]) = (even as i32, total);
+    let activations = 1 + parts(geometry.cols).0;
+    out.copy_within(activations..activations + Line::count_for(even), 1 + Line::count_for(4 * even));
 }
 
 /// What [`prepare`] made: columns, their activations, the sum of these.
-fn listed<'a>(vector: &'a [Line], geometry: &Geometry) -> (&'a [u32], &'a [i8], i32) {
+fn listed(vector: &[Line]) -> (&[u32], &[i8], i32) {
     let (head, lists) = vector.split_at(1);
-    let (columns, activations) = lists.split_at(parts(geometry.cols).0);
     let head: &[i32] = bytemuck::cast_slice(head);
     let n = head[0] as usize;
+    let (columns, activations) = lists.split_at(Line::count_for(4 * n));
     (&bytemuck::cast_slice(columns)[..n], &bytemuck::cast_slice(activations)[..n], head[1])
 }

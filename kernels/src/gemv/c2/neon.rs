@@ -30,7 +30,7 @@ pub(crate) fn run(
     for (t, tile) in tiles.clone().enumerate() {
         let lines = tile_lines(geometry, data, tile);
         for v in 0..n_vectors {
-            let (columns, activations, total) = listed(vector(prepared, n_vectors, v), geometry);
+            let (columns, activations, total) = listed(vector(prepared, n_vectors, v));
             let sums = &mut out[sums_at(geometry, tiles.len(), v, t, 0)..][..TILE_ROWS];
             sums.fill(-total);
             let chunks = columns.chunks(COLUMNS_PER_WIDENING).zip(activations.chunks(COLUMNS_PER_WIDENING));
