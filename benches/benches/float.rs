@@ -59,7 +59,7 @@ fn attention(c: &mut Criterion) {
     for kernels in instances() {
         let mut group = c.benchmark_group(format!("float-attention-{}", kernels.name()));
         let keys = halves(&kernels, ATTENTION_BLOCK * HEAD_DIM);
-        let block = CachedBlock { keys: &keys, values: &keys, first_key: 0, n_keys: ATTENTION_BLOCK };
+        let block = CachedBlock { keys: &keys, values: &keys, first_key: 0, n_keys: ATTENTION_BLOCK, next: [&[]; 2] };
         group.throughput(Throughput::Bytes(4 * keys.len() as u64));
         for n_queries in [1, 4] {
             let queries = values(n_queries * HEAD_DIM);

@@ -9,10 +9,11 @@
 
 use crate::config::Config;
 use crate::forward::Forward;
-use crate::kv_cache::HeadCache;
+use crate::kv_cache::{HeadCache, Soon};
 use crate::model::Inner;
 use crate::profile::{Observer, Part};
 use crate::rope::RopeTables;
+use crate::states::States;
 use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,6 +26,8 @@ const PARTIAL: usize = 2;
 thread_local! {
     /// A key, or the queries of a key/value head, after norm and rotation.
     static ROTATED: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    /// A value that lies in two pieces.
+    static VALUE: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
     /// What the blocks of a token's keys yield.
     static BLOCKS: RefCell<(Vec<f32>, Vec<Partial>)> = const { RefCell::new((Vec::new(), Vec::new())) };
 }
@@ -42,17 +45,16 @@ struct Around {
 type Caches = Vec<Vec<RwLock<HeadCache>>>;
 
 impl<O: Observer> Forward<'_, O> {
-    /// Attention with what a layer's three matrices made of its input: queries, keys and values,
-    /// `[token][head][head_dim]`. Keys and values are stored; the shape of the queries comes back.
-    pub(crate) fn attention(&mut self, layer: usize, projected: [Vec<f32>; 3]) -> Vec<f32> {
+    /// Attention with what a layer's three matrices made of its input: for each token its queries, keys and values, each
+    /// `[head][head_dim]`. Keys and values are stored; the shape of the queries comes back.
+    pub(crate) fn attention(&mut self, layer: usize, projected: States) -> States {
         let nanos = [const { AtomicU64::new(0) }; 3];
         let around = Around { model: Arc::clone(self.model), rope: Arc::clone(self.rope), layer, nanos };
         let single = self.spans.iter().all(|span| span.n_tokens == 1);
         let (around, out) = match self.spans.as_slice() {
             [span] if single && blocks(&keys(&self.model.config, layer, span.position)).len() > 1 => {
-                let (around, [q, k, v]) = self.store(around, projected);
-                self.give_all(vec![k, v]);
-                self.attention_by_blocks(around, q)
+                let (around, projected) = self.store(around, projected);
+                self.attention_by_blocks(around, projected)
             }
             // No token sees a key of this step but its own.
             _ if single => self.attention_by_tokens(around, projected, true),
@@ -67,8 +69,8 @@ impl<O: Observer> Forward<'_, O> {
     }
 
     /// Stores all keys and values. A work item is a span and a key/value head.
-    fn store(&mut self, around: Around, projected: [Vec<f32>; 3]) -> (Around, [Vec<f32>; 3]) {
-        let Config { n_kv_heads, head_dim, .. } = self.model.config;
+    fn store(&mut self, around: Around, projected: States) -> (Around, States) {
+        let n_kv_heads = self.model.config.n_kv_heads;
         let mut spans = Vec::with_capacity(self.spans.len());
         let mut first = 0;
         for span in &self.spans {
@@ -83,14 +85,13 @@ impl<O: Observer> Forward<'_, O> {
             (around, projected, caches, spans),
             n_items,
             grain,
-            move |(around, [_, k, v], caches, spans), items, _: &mut Vec<f32>| {
+            move |(around, projected, caches, spans), items, _: &mut Vec<f32>| {
                 for item in items {
                     let (span, kv_head) = (item / n_kv_heads, item % n_kv_heads);
                     let (first, positions) = &spans[span];
                     let mut cache = caches[span][kv_head].write().unwrap_or_else(PoisonError::into_inner);
                     for (token, position) in (*first..).zip(positions.clone()) {
-                        let at = (token * n_kv_heads + kv_head) * head_dim;
-                        around.store::<O>(&mut cache, position, &k[at..at + head_dim], &v[at..at + head_dim]);
+                        around.store::<O>(&mut cache, position, projected, (token, kv_head));
                     }
                 }
             },
@@ -101,49 +102,51 @@ impl<O: Observer> Forward<'_, O> {
     }
 
     /// A work item is a token and a key/value head. If it `stores`, the token's own key and value are stored before.
-    fn attention_by_tokens(&mut self, around: Around, projected: [Vec<f32>; 3], stores: bool) -> (Around, Vec<f32>) {
+    fn attention_by_tokens(&mut self, around: Around, projected: States, stores: bool) -> (Around, States) {
         let Config { n_heads, n_kv_heads, head_dim, .. } = self.model.config;
         let width = n_heads / n_kv_heads * head_dim;
-        let mut out = self.scratch.take(projected[0].len());
+        let n_tokens = projected.n_tokens();
         // The cache of each token, and where it stands.
-        let mut tokens = Vec::with_capacity(out.len() / (n_heads * head_dim));
+        let mut tokens = Vec::with_capacity(n_tokens);
         for (i, span) in self.spans.iter().enumerate() {
             tokens.extend((span.position..span.position + span.n_tokens).map(|position| (i, position)));
         }
         let caches = self.take_caches(around.layer);
-        let n_items = tokens.len() * n_kv_heads;
         let buffers = self.buffers();
-        let ((around, projected, caches, _), buffers) = self.pool.run_in(
+        let ((around, projected, caches, _), outputs) = self.pool.run_kept(
             buffers,
             (around, projected, caches, tokens),
-            n_items,
+            n_tokens * n_kv_heads,
             1,
-            move |(around, [q, k, v], caches, tokens), items, out: &mut Vec<f32>| {
+            move |(around, projected, caches, tokens), items, out: &mut Vec<f32>| {
                 for item in items {
-                    let (sequence, position) = tokens[item / n_kv_heads];
-                    let cache = &caches[sequence][item % n_kv_heads];
+                    let (token, kv_head) = (item / n_kv_heads, item % n_kv_heads);
+                    let (sequence, position) = tokens[token];
+                    let cache = &caches[sequence][kv_head];
                     if stores {
-                        let at = item * head_dim..(item + 1) * head_dim;
                         let mut cache = cache.write().unwrap_or_else(PoisonError::into_inner);
-                        around.store::<O>(&mut cache, position, &k[at.clone()], &v[at]);
+                        around.store::<O>(&mut cache, position, projected, (token, kv_head));
                     }
                     let start = out.len();
                     out.resize(start + width, 0.0);
                     let cache = cache.read().unwrap_or_else(PoisonError::into_inner);
-                    around.attend::<O>(&cache, position, &q[item * width..(item + 1) * width], &mut out[start..]);
+                    let (following, next_head) = ((item + 1) / n_kv_heads, (item + 1) % n_kv_heads);
+                    let following = tokens.get(following).map(|(sequence, position)| (&caches[*sequence], *position));
+                    // Whoever stores there now has it in his cache.
+                    let following = following.and_then(|(heads, at)| Some((heads[next_head].try_read().ok()?, at)));
+                    let next = following.as_ref().map_or([None; 2], |(cache, at)| cache.soon(&around.keys(*at)));
+                    around.attend::<O>((&cache, next), position, projected, (token, kv_head), &mut out[start..]);
                 }
             },
-            // Heads that share a key/value head are neighbours, so items are in the order of the outputs.
-            |items, values| out[items.start * width..items.end * width].copy_from_slice(values),
         );
-        self.give_all(buffers);
-        self.give_all(projected.into());
+        self.give_all(projected.into_buffers());
         self.put_caches(around.layer, caches);
-        (around, out)
+        // Heads that share a key/value head are neighbours, so items are in the order of the outputs.
+        (around, States::of_tokens(outputs, n_tokens, n_heads * head_dim, width))
     }
 
     /// For one token: a work item is a key/value head and a block.
-    fn attention_by_blocks(&mut self, around: Around, q: Vec<f32>) -> (Around, Vec<f32>) {
+    fn attention_by_blocks(&mut self, around: Around, projected: States) -> (Around, States) {
         let Config { n_heads, n_kv_heads, head_dim, .. } = self.model.config;
         let group = n_heads / n_kv_heads;
         let width = group * head_dim;
@@ -155,21 +158,23 @@ impl<O: Observer> Forward<'_, O> {
         let mut outs = vec![0.0; n_kv_heads * n_blocks * width];
         let mut partials = vec![Partial::default(); n_kv_heads * n_blocks * group];
         let cache = std::mem::take(&mut self.spans[0].cache.layers[around.layer]);
-        let (around, cache, mut q) = self.pool.run(
-            (around, cache, q),
+        let (around, cache, projected) = self.pool.run(
+            (around, cache, projected),
             n_kv_heads * n_blocks,
             1,
-            move |(around, cache, q), items, out: &mut Vec<f32>| {
+            move |(around, cache, projected), items, out: &mut Vec<f32>| {
                 let mut partials = vec![Partial::default(); group];
                 for item in items {
                     let (kv_head, b) = (item / n_blocks, first_block + item % n_blocks);
                     let start = out.len();
                     out.resize(start + width, 0.0);
-                    let queries = &q[kv_head * width..(kv_head + 1) * width];
-                    around.with_rotated::<O>(false, position, queries, |queries| {
+                    around.with_queries::<O>(position, projected, (0, kv_head), |queries| {
                         let began = O::now();
                         let model = &around.model;
-                        attend_block(model, &cache[kv_head], b, &keys, queries, &mut out[start..], &mut partials);
+                        let (following, block) = ((item + 1) / n_blocks, first_block + (item + 1) % n_blocks);
+                        let next = cache.get(following).map(|head| (&*head.blocks[block], 0));
+                        let cache = (&cache[kv_head], [next, None]);
+                        attend_block(model, cache, b, &keys, queries, &mut out[start..], &mut partials);
                         around.took::<O>(2, began);
                     });
                     out.extend(partials.iter().flat_map(|partial| [partial.max, partial.sum]));
@@ -187,11 +192,13 @@ impl<O: Observer> Forward<'_, O> {
             },
         );
         self.spans[0].cache.layers[around.layer] = cache;
+        self.give_all(projected.into_buffers());
+        let mut joined = self.scratch.take(n_heads * head_dim);
         let heads = outs.chunks_exact(n_blocks * width).zip(partials.chunks_exact(n_blocks * group));
-        for ((outs, partials), out) in heads.zip(q.chunks_exact_mut(width)) {
+        for ((outs, partials), out) in heads.zip(joined.chunks_exact_mut(width)) {
             self.model.float.attention_join(partials, outs, group, out);
         }
-        (around, q)
+        (around, States::whole(joined, n_heads * head_dim))
     }
 
     fn take_caches(&mut self, layer: usize) -> Caches {
@@ -208,12 +215,19 @@ impl<O: Observer> Forward<'_, O> {
 }
 
 impl Around {
-    /// Calls `then` with a key, or with queries that share one, after the layer's norm of heads and rotated.
-    fn with_rotated<O: Observer>(&self, is_key: bool, position: usize, heads: &[f32], then: impl FnOnce(&[f32])) {
+    /// Calls `then` with some columns of a token, a key or queries that share one, after the layer's norm of heads and
+    /// rotated.
+    fn with_rotated<O: Observer>(
+        &self,
+        is_key: bool,
+        position: usize,
+        (projected, token, columns): (&States, usize, Range<usize>),
+        then: impl FnOnce(&[f32]),
+    ) {
         let Inner { config, weights, float, .. } = &*self.model;
         ROTATED.with_borrow_mut(|rotated| {
             rotated.clear();
-            rotated.extend_from_slice(heads);
+            projected.append(token, columns, rotated);
             if let Some(norms) = &weights.layers[self.layer].qk_norms {
                 let began = O::now();
                 let weight = if is_key { &norms.k } else { &norms.q };
@@ -228,29 +242,66 @@ impl Around {
         });
     }
 
+    /// The same with the queries of a token that share a key/value head.
+    fn with_queries<O: Observer>(
+        &self,
+        position: usize,
+        projected: &States,
+        (token, kv_head): (usize, usize),
+        then: impl FnOnce(&[f32]),
+    ) {
+        let Config { n_heads, n_kv_heads, head_dim, .. } = self.model.config;
+        let width = n_heads / n_kv_heads * head_dim;
+        let columns = kv_head * width..(kv_head + 1) * width;
+        self.with_rotated::<O>(false, position, (projected, token, columns), then);
+    }
+
     /// Stores a token's key and value of one head.
-    fn store<O: Observer>(&self, cache: &mut HeadCache, position: usize, key: &[f32], value: &[f32]) {
-        self.with_rotated::<O>(true, position, key, |key| {
+    fn store<O: Observer>(
+        &self,
+        cache: &mut HeadCache,
+        position: usize,
+        projected: &States,
+        (token, kv_head): (usize, usize),
+    ) {
+        let Config { n_heads, n_kv_heads, head_dim, .. } = self.model.config;
+        let [key, value] = [n_heads, n_heads + n_kv_heads].map(|first| {
+            let head = first + kv_head;
+            head * head_dim..(head + 1) * head_dim
+        });
+        self.with_rotated::<O>(true, position, (projected, token, key), |key| {
             let began = O::now();
-            cache.store(&self.model.float, self.model.cache_type, position, key, value);
+            VALUE.with_borrow_mut(|room| {
+                let value = projected.columns(token, value, room);
+                cache.store(&self.model.float, self.model.cache_type, position, key, value);
+            });
             self.took::<O>(1, began);
         });
     }
 
     /// Attention of a token's queries that share a key/value head: each block alone, then joined in order.
-    fn attend<O: Observer>(&self, cache: &HeadCache, position: usize, queries: &[f32], out: &mut [f32]) {
+    fn attend<O: Observer>(
+        &self,
+        (cache, next): (&HeadCache, [Soon<'_>; 2]),
+        position: usize,
+        projected: &States,
+        head: (usize, usize),
+        out: &mut [f32],
+    ) {
         let model = &*self.model;
-        let n_queries = queries.len() / model.config.head_dim;
-        self.with_rotated::<O>(false, position, queries, |queries| {
+        self.with_queries::<O>(position, projected, head, |queries| {
+            let n_queries = queries.len() / model.config.head_dim;
             let began = O::now();
             BLOCKS.with_borrow_mut(|(outs, partials)| {
-                let keys = keys(&model.config, self.layer, position);
+                let keys = self.keys(position);
                 let blocks = blocks(&keys);
+                let end = blocks.end;
                 outs.resize(blocks.len() * queries.len(), 0.0);
                 partials.resize(blocks.len() * n_queries, Partial::default());
                 let per_block = outs.chunks_exact_mut(queries.len()).zip(partials.chunks_exact_mut(n_queries));
                 for (b, (out, partials)) in blocks.zip(per_block) {
-                    attend_block(model, cache, b, &keys, queries, out, partials);
+                    let next = if b + 1 < end { [Some((&*cache.blocks[b + 1], 0)), None] } else { next };
+                    attend_block(model, (cache, next), b, &keys, queries, out, partials);
                 }
                 model.float.attention_join(partials, outs, n_queries, out);
             });
@@ -258,9 +309,17 @@ impl Around {
         });
     }
 
+    /// The positions that the token at `position` sees.
+    fn keys(&self, position: usize) -> Range<usize> {
+        keys(&self.model.config, self.layer, position)
+    }
+
     /// Time that one of [`Around::nanos`] took.
     fn took<O: Observer>(&self, what: usize, began: O::Moment) {
-        self.nanos[what].fetch_add(O::nanos_since(began), Ordering::Relaxed);
+        let nanos = O::nanos_since(began);
+        if nanos > 0 {
+            self.nanos[what].fetch_add(nanos, Ordering::Relaxed);
+        }
     }
 }
 
@@ -275,10 +334,10 @@ fn blocks(keys: &Range<usize>) -> Range<usize> {
     keys.start / ATTENTION_BLOCK..keys.end.div_ceil(ATTENTION_BLOCK)
 }
 
-/// Attention over those of some keys that lie in block `b`.
+/// Attention over those of some keys that lie in block `b`; `next` is used after it.
 fn attend_block(
     model: &Inner,
-    cache: &HeadCache,
+    (cache, next): (&HeadCache, [Soon<'_>; 2]),
     b: usize,
     keys: &Range<usize>,
     queries: &[f32],
@@ -287,5 +346,5 @@ fn attend_block(
 ) {
     let first = b * ATTENTION_BLOCK;
     let within = keys.start.max(first) - first..(keys.end - first).min(ATTENTION_BLOCK);
-    cache.blocks[b].attend(&model.float, within, model.config.attention_scale, queries, out, partials);
+    cache.blocks[b].attend(&model.float, (within, next), model.config.attention_scale, queries, out, partials);
 }

@@ -2,8 +2,9 @@
 //! from memory.
 
 use crate::kv_cache::CacheType;
-use crate::linear::{Linear, PreparedInput};
+use crate::linear::Linear;
 use crate::model::Model;
+use crate::prepared::PreparedInput;
 use crate::screen::Screen;
 use crate::skipped::Density;
 use crate::weights::{Layer, Weights};

@@ -8,14 +8,15 @@
 
 use crate::config::Activation;
 use crate::forward::Forward;
-use crate::linear::{Linear, PreparedInput};
+use crate::linear::Linear;
+use crate::prepared::PreparedInput;
 use crate::profile::{Observer, Part};
 use crate::states::States;
 use crate::weights::Layer;
 use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use tritone_kernels::float::FloatKernels;
 use tritone_kernels::kernel::Operation;
 
@@ -57,6 +58,23 @@ impl PositiveGates {
     }
 }
 
+/// Gates that are positive, and products of gates and ups that are not 0. Threads count both at once, since a counter that two write
+/// goes from core to core each time.
+#[derive(Default)]
+struct Counts(AtomicU64);
+
+impl Counts {
+    /// More than 2^32 would be wrong, and 16 GiB of gates.
+    fn add(&self, positive: usize, nonzero: usize) {
+        self.0.fetch_add((positive as u64) << 32 | nonzero as u64, Ordering::Relaxed);
+    }
+
+    fn into_inner(self) -> (usize, usize) {
+        let both = self.0.into_inner();
+        ((both >> 32) as usize, both as u32 as usize)
+    }
+}
+
 impl<O: Observer> Forward<'_, O> {
     /// What down takes, from `x` before the block's norm.
     pub(crate) fn gated(&mut self, layer: &Layer, x: &Arc<States>) -> Gated {
@@ -73,7 +91,7 @@ impl<O: Observer> Forward<'_, O> {
         self.observer.lap(Part::GateUp);
         let mut gated = self.scratch.take(gate.len());
         activate(&self.model.float, activation, &gate, &up, &mut gated);
-        self.scratch.give(up);
+        self.scratch.give(vec![up]);
         self.observer.lap(Part::Activation);
         self.count_gates(&gate);
         Gated::whole(gated, gate.len())
@@ -98,7 +116,7 @@ impl<O: Observer> Forward<'_, O> {
         let most = rows.div_ceil(4 * self.pool.n_threads()).min(MAX_ITEM_OUTPUTS / n).clamp(ITEM_ROWS, MAX_ITEM_ROWS);
         let step = step * (most / step).max(1);
         let rows_of = move |item: usize| item * step..((item + 1) * step).min(rows);
-        let counts = [AtomicUsize::new(0), AtomicUsize::new(0)];
+        let counts = Counts::default();
         let buffers = self.buffers();
         let input = (Arc::clone(self.model), Arc::clone(gate), Arc::clone(up), inputs, counts);
         let ((.., inputs, counts), outputs) = self.pool.run_kept(
@@ -123,15 +141,14 @@ impl<O: Observer> Forward<'_, O> {
                         gated.resize(gates.len(), 0.0);
                         model.float.relu2_gate(gates, ups, gated);
                         out.extend_from_slice(gated);
-                        counts[0].fetch_add(positive, Ordering::Relaxed);
-                        counts[1].fetch_add(model.float.count_nonzero(gated), Ordering::Relaxed);
+                        counts.add(positive, model.float.count_nonzero(gated));
                     }
                 });
             },
         );
         self.give_inputs(inputs);
         self.observer.lap(Part::GateUp);
-        let [positive, nonzero] = counts.map(AtomicUsize::into_inner);
+        let (positive, nonzero) = counts.into_inner();
         self.observer.gates(positive as u64, (n * rows) as u64);
         self.gates.saw(positive, n * rows);
         if n == 1 {
@@ -153,7 +170,7 @@ impl<O: Observer> Forward<'_, O> {
         let rows_of = move |item: usize| item * step..((item + 1) * step).min(rows);
         let activation = self.model.config.activation;
         let counts_nonzero = layer.down.skips_columns(Operation::Gemv);
-        let counts = [AtomicUsize::new(0), AtomicUsize::new(0)];
+        let counts = Counts::default();
         let buffers = self.buffers();
         let input = (Arc::clone(self.model), Arc::clone(gate), Arc::clone(up), inputs, counts);
         let ((.., inputs, counts), outputs) = self.pool.run_kept(
@@ -161,7 +178,7 @@ impl<O: Observer> Forward<'_, O> {
             input,
             rows.div_ceil(step),
             1,
-            move |(model, gate, up, inputs, [positive, nonzero]), items, out: &mut Vec<f32>| {
+            move |(model, gate, up, inputs, counts), items, out: &mut Vec<f32>| {
                 TILES.with_borrow_mut(|[gates, ups, gated]| {
                     for item in items {
                         let rows = rows_of(item);
@@ -170,11 +187,8 @@ impl<O: Observer> Forward<'_, O> {
                         gated.resize(gates.len(), 0.0);
                         activate(&model.float, activation, gates, ups, gated);
                         out.extend_from_slice(gated);
-                        if O::COUNTS_GATES {
-                            positive.fetch_add(model.float.count_positive(gates), Ordering::Relaxed);
-                        }
-                        if counts_nonzero {
-                            nonzero.fetch_add(model.float.count_nonzero(gated), Ordering::Relaxed);
+                        if O::COUNTS_GATES || counts_nonzero {
+                            counts.add(model.float.count_positive(gates), model.float.count_nonzero(gated));
                         }
                     }
                 });
@@ -182,7 +196,7 @@ impl<O: Observer> Forward<'_, O> {
         );
         self.give_inputs(inputs);
         self.observer.lap(Part::GateUp);
-        let [positive, nonzero] = counts.map(AtomicUsize::into_inner);
+        let (positive, nonzero) = counts.into_inner();
         self.observer.gates(positive as u64, (n * rows) as u64);
         let states = States::of_items(outputs, n, rows, rows_of);
         Gated { states, nonzero: counts_nonzero.then(|| nonzero as f64 / (n * rows) as f64) }
@@ -212,7 +226,7 @@ impl<O: Observer> Forward<'_, O> {
         let states = Arc::new(states);
         let input = self.prepare(&states, layer.ffn_sub_norm.as_ref(), down, operation);
         self.give_shared(states);
-        self.product_in_pieces(down, input)
+        self.product_in_pieces([down], vec![input], [0])
     }
 }
 

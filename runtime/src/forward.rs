@@ -7,8 +7,9 @@
 use crate::error::Result;
 use crate::feed_forward::PositiveGates;
 use crate::kv_cache::Span;
-use crate::linear::{Linear, PreparedInput};
+use crate::linear::Linear;
 use crate::model::Inner;
+use crate::prepared::{FEW, PreparedInput};
 use crate::profile::{Observer, Part};
 use crate::rope::RopeTables;
 use crate::scratch::Scratch;
@@ -54,12 +55,14 @@ impl<O: Observer> Forward<'_, O> {
         let mut x = Arc::new(States::whole(weights.embedding.rows(tokens)?, config.hidden));
         self.observer.lap(Part::Other);
         for (i, layer) in weights.layers.iter().enumerate() {
-            let projected = self.project([&layer.q, &layer.k, &layer.v], &x, Some(&layer.attn_norm));
+            let qkv = [&layer.q, &layer.k, &layer.v];
+            let (inputs, which) = self.prepare_all(qkv, &x, Some(&layer.attn_norm));
+            let projected = self.product_in_pieces(qkv, inputs, which);
             self.observer.lap(Part::Qkv);
-            let attention = Arc::new(States::whole(self.attention(i, projected), layer.output.cols()));
+            let attention = Arc::new(self.attention(i, projected));
             let input = self.prepare_for(&layer.output, &attention, layer.attn_sub_norm.as_ref());
             self.give_shared(attention);
-            let output = self.product_in_pieces(&layer.output, input);
+            let output = self.product_in_pieces([&layer.output], vec![input], [0]);
             self.observer.lap(Part::Output);
             match &layer.post_attn_norm {
                 None => output.add_to(float, alone(&mut x)),
@@ -136,8 +139,6 @@ impl<O: Observer> Forward<'_, O> {
             self.observer.lap_shared([(Part::Norms, nanos[0]), (Part::Quantise, nanos[1])]);
             return input;
         }
-        let lines = self.scratch.take_lines(PreparedInput::n_lines(linear, n, operation));
-        let mut prepared = PreparedInput::new(linear, n, operation, lines);
         // Vector `i` to its lines.
         let one =
             move |model: &Inner, linear: &Linear, norm: Option<&Arc<[f32]>>, x: &States, i: usize, out: &mut [Line]| {
@@ -145,29 +146,54 @@ impl<O: Observer> Forward<'_, O> {
                 let (note, nanos) = of_row::<O, _>(&model.float, norm, eps, x, i, prepare);
                 (i, nanos, note)
             };
-        let notes = if n == 1 {
-            vec![one(self.model, linear, norm, x, 0, prepared.lines_mut())]
+        let in_order = |scratch: &mut Scratch| {
+            let lines = scratch.take_lines(PreparedInput::n_lines(linear, n, operation));
+            PreparedInput::new(linear, n, operation, lines)
+        };
+        let (mut prepared, notes) = if n == 1 {
+            let mut prepared = in_order(self.scratch);
+            let note = one(self.model, linear, norm, x, 0, prepared.lines_mut());
+            (prepared, vec![note])
         } else {
-            let buffers = (0..n_threads).map(|_| self.scratch.take_empty_lines()).collect();
+            let buffers = self.scratch.take_empty_lines(n_threads);
             let notes = Mutex::new(Vec::with_capacity(n));
             let input = (Arc::clone(self.model), Arc::clone(linear), norm.cloned(), Arc::clone(x), notes);
-            let ((.., notes), buffers) = self.pool.run_in(
+            let few = n <= FEW;
+            let grain = if few { 1 } else { n.div_ceil(4 * n_threads) };
+            let ((.., notes), outputs) = self.pool.run_kept(
                 buffers,
                 input,
                 n,
-                n.div_ceil(4 * n_threads).max(1),
+                grain,
                 move |(model, linear, norm, x, notes), items, out: &mut Vec<Line>| {
-                    for i in items {
-                        let start = out.len();
-                        out.resize(start + linear.vector_lines(operation), Line::ZERO);
-                        let note = one(model, linear, norm.as_ref(), x, i, &mut out[start..]);
-                        notes.lock().unwrap_or_else(PoisonError::into_inner).push(note);
-                    }
+                    VECTOR.with_borrow_mut(|vector| {
+                        vector.resize(linear.vector_lines(operation), Line::ZERO);
+                        for i in items {
+                            let note = one(model, linear, norm.as_ref(), x, i, vector);
+                            let used = if few { linear.used_lines(operation, vector) } else { vector.len() };
+                            out.extend_from_slice(&vector[..used]);
+                            notes.lock().unwrap_or_else(PoisonError::into_inner).push(note);
+                        }
+                    });
                 },
-                |items, lines| prepared.set_lines(items.start, lines),
             );
-            buffers.into_iter().for_each(|buffer| self.scratch.give_lines(buffer));
-            notes.into_inner().unwrap_or_else(PoisonError::into_inner)
+            let prepared = if few {
+                PreparedInput::apart(linear, n, operation, outputs)
+            } else {
+                let mut prepared = in_order(self.scratch);
+                let mut buffers = Vec::with_capacity(outputs.len());
+                for output in outputs {
+                    let mut start = 0;
+                    for (items, end) in output.ranges {
+                        prepared.set_lines(items.start, &output.values[start..end]);
+                        start = end;
+                    }
+                    buffers.push(output.values);
+                }
+                self.scratch.give_lines(buffers);
+                prepared
+            };
+            (prepared, notes.into_inner().unwrap_or_else(PoisonError::into_inner))
         };
         let (mut norm_nanos, mut quantise_nanos, mut n_nonzero) = (0, 0, 0);
         for (i, [norm, quantise], notes) in notes {
@@ -222,34 +248,47 @@ impl<O: Observer> Forward<'_, O> {
         outputs
     }
 
-    /// The product of one matrix, as the work items made it.
-    pub(crate) fn product_in_pieces(&mut self, linear: &Arc<Linear>, input: PreparedInput) -> States {
-        let (n, rows, tile_rows) = (input.n_vectors(), linear.rows(), linear.tile_rows());
-        let items = items(&[linear], self.pool.n_threads(), n);
+    /// The same as the work items made them: the rows of one matrix behind those of the other.
+    pub(crate) fn product_in_pieces<const N: usize>(
+        &mut self,
+        linears: [&Arc<Linear>; N],
+        inputs: Vec<PreparedInput>,
+        which: [usize; N],
+    ) -> States {
+        let n = inputs[0].n_vectors();
+        let linears = linears.map(Arc::clone);
+        let items = items(&linears, self.pool.n_threads(), n);
+        let mut width = 0;
+        let shape = linears.each_ref().map(|linear| {
+            let first = width;
+            width += linear.rows();
+            (first, linear.rows(), linear.tile_rows())
+        });
         let placed = items.clone();
         let n_items = items.len();
         let buffers = self.buffers();
-        let ((_, input, _), outputs) = self.pool.run_kept(
+        let ((_, inputs, _), outputs) = self.pool.run_kept(
             buffers,
-            (Arc::clone(linear), input, items),
+            (linears, inputs, items),
             n_items,
             1,
-            |(linear, input, items), range, out| {
-                for (_, tiles) in &items[range] {
-                    linear.product(tiles.clone(), input, out);
+            move |(linears, inputs, items), range, out| {
+                for (i, tiles) in &items[range] {
+                    linears[*i].product(tiles.clone(), &inputs[which[*i]], out);
                 }
             },
         );
-        self.give_inputs(vec![input]);
-        States::of_items(outputs, n, rows, |item| {
-            let (_, tiles) = &placed[item];
-            tiles.start * tile_rows..(tiles.end * tile_rows).min(rows)
+        self.give_inputs(inputs);
+        States::of_items(outputs, n, width, |item| {
+            let (i, tiles) = &placed[item];
+            let (first, rows, tile_rows) = shape[*i];
+            first + tiles.start * tile_rows..first + (tiles.end * tile_rows).min(rows)
         })
     }
 
     /// Keeps the memory of inputs for others.
     pub(crate) fn give_inputs(&mut self, inputs: Vec<PreparedInput>) {
-        inputs.into_iter().for_each(|input| self.scratch.give_lines(input.into_lines()));
+        inputs.into_iter().for_each(|input| self.scratch.give_lines(input.into_buffers()));
     }
 
     /// Keeps the memory of what work shared.
@@ -261,11 +300,12 @@ impl<O: Observer> Forward<'_, O> {
 
     /// A buffer for each thread.
     pub(crate) fn buffers(&mut self) -> Vec<Vec<f32>> {
-        (0..self.pool.n_threads()).map(|_| self.scratch.take_empty()).collect()
+        self.scratch.take_empty(self.pool.n_threads())
     }
 
+    /// Keeps buffers for others, those of the first thread first.
     pub(crate) fn give_all(&mut self, buffers: Vec<Vec<f32>>) {
-        buffers.into_iter().for_each(|buffer| self.scratch.give(buffer));
+        self.scratch.give(buffers);
     }
 }
 
@@ -299,6 +339,8 @@ fn alone(x: &mut Arc<States>) -> &mut Vec<f32> {
 }
 
 thread_local! {
+    /// One prepared vector.
+    static VECTOR: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
     /// A vector, and the same after its norm.
     static ROOM: RefCell<(Vec<f32>, Vec<f32>)> = const { RefCell::new((Vec::new(), Vec::new())) };
 }

@@ -189,9 +189,9 @@ impl<O: Observer> Forward<'_, O> {
     /// all are needed.
     pub(crate) fn chosen_logits(&mut self, screen: &Arc<Screen>, hidden: &[f32], need: &Need) -> Vec<Option<Chosen>> {
         self.observer.start();
-        let mut buffers = (0..self.pool.n_threads()).map(|_| self.scratch.take_empty()).collect();
+        let mut buffers = self.buffers();
         let chosen = screen.choose(self.pool, &mut buffers, hidden, need);
-        buffers.into_iter().for_each(|buffer| self.scratch.give(buffer));
+        self.give_all(buffers);
         for chosen in chosen.iter().flatten() {
             self.skipped.head(chosen.low_rows, chosen.rows, self.model.config.vocab_size);
         }

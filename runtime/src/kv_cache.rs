@@ -44,10 +44,19 @@ impl<E: CacheElement> Pair<E> {
         float.store_value(value, &mut self.values[within * head_dim..(within + 1) * head_dim]);
     }
 
-    fn read(&self, keys: Range<usize>) -> CachedBlock<'_, E> {
-        CachedBlock { keys: &self.keys, values: &self.values, first_key: keys.start, n_keys: keys.end }
+    fn read<'a>(&'a self, keys: Range<usize>, next: [&'a [E]; 2]) -> CachedBlock<'a, E> {
+        CachedBlock { keys: &self.keys, values: &self.values, first_key: keys.start, n_keys: keys.end, next }
+    }
+
+    /// The key block that holds key `within`.
+    fn key_block(&self, within: usize) -> &[E] {
+        let len = self.keys.len() / (ATTENTION_BLOCK / KEY_LANES);
+        &self.keys[within / KEY_LANES * len..][..len]
     }
 }
+
+/// Keys that are used soon: a block and the place of one of its keys.
+pub(crate) type Soon<'a> = Option<(&'a KvBlock, usize)>;
 
 /// A block in one of the precisions.
 #[derive(Clone, Debug)]
@@ -57,19 +66,31 @@ pub(crate) enum KvBlock {
 }
 
 impl KvBlock {
-    /// Attention over some neighbouring keys; as [`FloatKernels::attention_block`].
+    /// Attention over some neighbouring keys; as [`FloatKernels::attention_block`]. Asks memory for what is used next.
     pub(crate) fn attend(
         &self,
         float: &FloatKernels,
-        keys: Range<usize>,
+        (keys, next): (Range<usize>, [Soon<'_>; 2]),
         scale: f32,
         queries: &[f32],
         out: &mut [f32],
         partials: &mut [Partial],
     ) {
         match self {
-            KvBlock::F16(pair) => float.attention_block(queries, scale, pair.read(keys), out, partials),
-            KvBlock::F32(pair) => float.attention_block(queries, scale, pair.read(keys), out, partials),
+            KvBlock::F16(pair) => {
+                let next = next.map(|next| match next {
+                    Some((KvBlock::F16(pair), within)) => pair.key_block(within),
+                    _ => &[],
+                });
+                float.attention_block(queries, scale, pair.read(keys, next), out, partials);
+            }
+            KvBlock::F32(pair) => {
+                let next = next.map(|next| match next {
+                    Some((KvBlock::F32(pair), within)) => pair.key_block(within),
+                    _ => &[],
+                });
+                float.attention_block(queries, scale, pair.read(keys, next), out, partials);
+            }
         }
     }
 }
@@ -81,6 +102,13 @@ pub(crate) struct HeadCache {
 }
 
 impl HeadCache {
+    /// What attention over some keys uses first: the block of the first one, and that in which the last one is stored.
+    pub(crate) fn soon(&self, keys: &Range<usize>) -> [Soon<'_>; 2] {
+        let [first, last] = [keys.start, keys.end - 1].map(|key| (key / ATTENTION_BLOCK, key % ATTENTION_BLOCK));
+        let last = (first.0 != last.0 || first.1 / KEY_LANES != last.1 / KEY_LANES).then_some(last);
+        [Some(first), last].map(|key| key.and_then(|(block, within)| Some((&**self.blocks.get(block)?, within))))
+    }
+
     /// Stores the key and the value (`head_dim` each) of `position`.
     pub(crate) fn store(&mut self, float: &FloatKernels, kind: CacheType, position: usize, key: &[f32], value: &[f32]) {
         let (block, within) = (position / ATTENTION_BLOCK, position % ATTENTION_BLOCK);

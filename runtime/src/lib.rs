@@ -22,6 +22,7 @@ mod mmap;
 pub mod model;
 mod packed;
 mod pages;
+mod prepared;
 pub mod profile;
 pub mod quantize;
 mod rope;

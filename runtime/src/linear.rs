@@ -5,11 +5,11 @@ use crate::config::ActivationScales;
 use crate::error::{Error, Result};
 use crate::packed::PackedWeights;
 use crate::pages::Pages;
+use crate::prepared::PreparedInput;
 use crate::threads::Pool;
 use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use tritone_kernels::activations;
 use tritone_kernels::float::FloatKernels;
 use tritone_kernels::format::{Geometry, Layout, c2, i2s};
@@ -32,8 +32,6 @@ thread_local! {
     static PRODUCTS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
     /// A vector's int8 codes.
     static CODES: RefCell<Vec<i8>> = const { RefCell::new(Vec::new()) };
-    /// The tables that this thread made of a vector, and which vector that is.
-    static TABLES: RefCell<(u64, Vec<Line>)> = const { RefCell::new((0, Vec::new())) };
     /// A vector after the norm of one matrix.
     static NORMED: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
@@ -52,101 +50,15 @@ pub(crate) struct Linear {
 
 /// What [`Linear::prepare_vector`] has to say about a vector beside its lines.
 pub(crate) struct VectorNotes {
-    scales: Vec<f32>,
+    pub(crate) scales: Vec<f32>,
     /// Activations that are not 0.
     pub(crate) n_nonzero: usize,
-}
-
-/// Vectors quantised and brought into a kernel's form.
-pub(crate) struct PreparedInput {
-    operation: Operation,
-    n_vectors: usize,
-    lines: Vec<Line>,
-    scales: Vec<f32>,
-    /// A single vector that is not in that form yet: each thread makes its own lines of it.
-    vector: Option<Vector>,
-}
-
-/// A quantised vector.
-struct Vector {
-    /// No other vector has it.
-    id: u64,
-    codes: Vec<i8>,
 }
 
 /// From so many bytes for each activation on, a thread is faster to make a kernel's lines than to read those that another
 /// one made: they have to pass from cache to cache, twice as often as they are read since they are written again for each
 /// matrix.
 const LARGE_LINES: usize = 8;
-
-impl PreparedInput {
-    /// Room for `n_vectors` vectors for `linear` in `lines`, [`PreparedInput::n_lines`] of them.
-    pub(crate) fn new(linear: &Linear, n_vectors: usize, operation: Operation, lines: Vec<Line>) -> PreparedInput {
-        assert_eq!(lines.len(), PreparedInput::n_lines(linear, n_vectors, operation), "lines for each vector");
-        let scales = vec![0.0; n_vectors * linear.activation_scales()];
-        PreparedInput { operation, n_vectors, lines, scales, vector: None }
-    }
-
-    /// A single vector of which each thread makes its own lines; `x` after the norm.
-    pub(crate) fn for_each_thread(
-        linear: &Linear,
-        operation: Operation,
-        float: &FloatKernels,
-        x: &[f32],
-    ) -> PreparedInput {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
-        let (id, mut codes) = (NEXT.fetch_add(1, Ordering::Relaxed), vec![0; linear.cols()]);
-        let VectorNotes { scales, .. } = linear.quantise(float, x, &mut codes);
-        PreparedInput { operation, n_vectors: 1, lines: Vec::new(), scales, vector: Some(Vector { id, codes }) }
-    }
-
-    /// Lines of `n_vectors` vectors.
-    pub(crate) fn n_lines(linear: &Linear, n_vectors: usize, operation: Operation) -> usize {
-        n_vectors * linear.vector_lines(operation)
-    }
-
-    pub(crate) fn n_vectors(&self) -> usize {
-        self.n_vectors
-    }
-
-    pub(crate) fn operation(&self) -> Operation {
-        self.operation
-    }
-
-    /// Where a single vector's lines are to be.
-    pub(crate) fn lines_mut(&mut self) -> &mut [Line] {
-        &mut self.lines
-    }
-
-    /// Sets neighbouring vectors, the first of which is vector `i`.
-    pub(crate) fn set_lines(&mut self, i: usize, lines: &[Line]) {
-        let per_vector = self.lines.len() / self.n_vectors;
-        self.lines[i * per_vector..][..lines.len()].copy_from_slice(lines);
-    }
-
-    pub(crate) fn set_scales(&mut self, i: usize, notes: &VectorNotes) {
-        let scales = notes.scales.len();
-        self.scales[i * scales..(i + 1) * scales].copy_from_slice(&notes.scales);
-    }
-
-    /// Calls `product` with the lines.
-    fn with_lines<R>(&self, plan: &MatrixPlan, product: impl FnOnce(&[Line]) -> R) -> R {
-        let Some(vector) = &self.vector else { return product(&self.lines) };
-        TABLES.with_borrow_mut(|(id, lines)| {
-            if *id != vector.id {
-                lines.resize(plan.prepared_lines(self.operation), Line::ZERO);
-                plan.prepare(self.operation, &vector.codes, lines);
-                *id = vector.id;
-            }
-            product(lines)
-        })
-    }
-
-    /// The lines, for another input.
-    pub(crate) fn into_lines(self) -> Vec<Line> {
-        self.lines
-    }
-}
 
 /// What the products with a matrix need not read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -334,13 +246,18 @@ impl Linear {
         self.plan.prepared_lines(operation)
     }
 
+    /// Those of them that hold something.
+    pub(crate) fn used_lines(&self, operation: Operation, vector: &[Line]) -> usize {
+        self.plan.used_lines(operation, vector)
+    }
+
     /// Whether each thread should make the lines of a single vector itself.
     pub(crate) fn has_large_lines(&self, operation: Operation) -> bool {
         self.norm.is_none() && self.vector_lines(operation) * size_of::<Line>() >= LARGE_LINES * self.cols()
     }
 
     /// Scales that one vector of activations has.
-    fn activation_scales(&self) -> usize {
+    pub(crate) fn activation_scales(&self) -> usize {
         self.cols() / self.activation_block
     }
 
@@ -382,7 +299,8 @@ impl Linear {
         })
     }
 
-    fn quantise(&self, float: &FloatKernels, x: &[f32], codes: &mut [i8]) -> VectorNotes {
+    /// Quantises one vector.
+    pub(crate) fn quantise(&self, float: &FloatKernels, x: &[f32], codes: &mut [i8]) -> VectorNotes {
         let mut scales = vec![0.0; self.activation_scales()];
         activations::quantize(float, x, self.activation_block, codes, &mut scales);
         // In runs that a byte can count: the compiler makes vectors of it.
@@ -405,18 +323,18 @@ impl Linear {
 
     /// The same, and asks memory for `next`, which is read soon.
     pub(crate) fn product_asking(&self, tiles: Range<usize>, input: &PreparedInput, next: &[u8], out: &mut Vec<f32>) {
-        let n = input.n_vectors;
+        let n = input.n_vectors();
         out.resize(n * self.plan.geometry().rows_of(tiles.clone()).len(), 0.0);
         SUMS.with_borrow_mut(|sums| {
             sums.resize(self.plan.n_sums(tiles.len(), n), 0);
             input.with_lines(&self.plan, |lines| {
-                self.plan.sums_asking(input.operation, &self.weights, tiles.clone(), lines, n, next, sums);
+                self.plan.sums_asking(input.operation(), &self.weights, tiles.clone(), lines, n, next, sums);
             });
             let scales = match &self.scales {
                 OwnedScales::Tensor(scale) => Scales::Tensor(*scale),
                 OwnedScales::Blocks(scales) => Scales::Blocks(scales),
             };
-            self.plan.scale(tiles, sums, scales, &input.scales, n, out);
+            self.plan.scale(tiles, sums, scales, input.scales(), n, out);
         });
     }
 }
@@ -428,16 +346,18 @@ impl Linear {
     /// # Panics
     /// Not [`Linear::skips_rows`], or the vector or a row does not exist.
     pub(crate) fn row_products(&self, rows: &[u32], input: &PreparedInput, v: usize, out: &mut Vec<f32>) {
-        assert!(input.operation == Operation::Gemv && input.vector.is_none(), "vectors for rows of their own");
+        assert!(input.operation() == Operation::Gemv, "vectors for rows of their own");
         let OwnedScales::Tensor(scale) = self.scales else {
             unreachable!("layouts with rows of their own have one scale")
         };
         SUMS.with_borrow_mut(|sums| {
             sums.resize(rows.len(), 0);
-            let n_lines = input.lines.len() / input.n_vectors;
-            self.plan.row_sums(&self.weights, rows, &input.lines[v * n_lines..][..n_lines], sums);
+            let n_lines = self.vector_lines(Operation::Gemv);
+            input.with_lines(&self.plan, |lines| {
+                self.plan.row_sums(&self.weights, rows, &lines[v * n_lines..][..n_lines], sums);
+            });
             out.resize(rows.len(), 0.0);
-            MatrixPlan::scale_rows(sums, scale, input.scales[v], out);
+            MatrixPlan::scale_rows(sums, scale, input.scales()[v], out);
         });
     }
 }

@@ -44,18 +44,25 @@ fn spin(done: impl Fn() -> bool) -> bool {
 /// More threads than this are a mistake in the option, not a machine.
 pub const MAX_THREADS: usize = 1024;
 
+/// What threads write apart from each other, two cache lines long, since some processors fetch lines in pairs. Two of them in one
+/// line would pass it from core to core with each write.
+#[repr(align(128))]
+struct Apart<T>(T);
+
 trait Job: Send + Sync {
     fn work(&self, worker: usize);
 }
 
 struct Shared {
     /// Number of the current job; the pool's threads wait for it to change.
-    epoch: AtomicUsize,
-    job: Mutex<Option<Arc<dyn Job>>>,
-    /// Workers that have not finished the current job.
-    pending: AtomicUsize,
+    epoch: Apart<AtomicUsize>,
+    job: Apart<Mutex<Option<Arc<dyn Job>>>>,
+    /// Workers that have not finished the current job; the caller waits for it to become 0.
+    pending: Apart<AtomicUsize>,
     parked: Vec<AtomicBool>,
+    /// The caller, while it is parked or about to be.
     caller: Mutex<Option<Thread>>,
+    caller_parks: AtomicBool,
     panicked: AtomicBool,
     stop: AtomicBool,
 }
@@ -79,8 +86,8 @@ struct RangeJob<T, O, F> {
     grain: usize,
     /// Each worker's own contiguous section, `next` counting up: neighbouring weights stay with
     /// one thread, and whoever is done early helps with the other sections.
-    sections: Vec<(AtomicUsize, usize)>,
-    slots: Vec<Mutex<Output<O>>>,
+    sections: Vec<Apart<(AtomicUsize, usize)>>,
+    slots: Vec<Apart<Mutex<Output<O>>>>,
 }
 
 impl<T, O, F> Job for RangeJob<T, O, F>
@@ -90,10 +97,10 @@ where
     F: Fn(&T, Range<usize>, &mut Vec<O>) + Send + Sync,
 {
     fn work(&self, worker: usize) {
-        let mut slot = self.slots[worker].lock().unwrap_or_else(PoisonError::into_inner);
+        let mut slot = self.slots[worker].0.lock().unwrap_or_else(PoisonError::into_inner);
         let Output { ranges, values } = &mut *slot;
         for turn in 0..self.sections.len() {
-            let (next, end) = &self.sections[(worker + turn) % self.sections.len()];
+            let Apart((next, end)) = &self.sections[(worker + turn) % self.sections.len()];
             loop {
                 let start = next.fetch_add(self.grain, Ordering::Relaxed);
                 if start >= *end {
@@ -120,11 +127,12 @@ impl Pool {
             });
         }
         let shared = Arc::new(Shared {
-            epoch: AtomicUsize::new(0),
-            job: Mutex::new(None),
-            pending: AtomicUsize::new(0),
+            epoch: Apart(AtomicUsize::new(0)),
+            job: Apart(Mutex::new(None)),
+            pending: Apart(AtomicUsize::new(0)),
             parked: (1..n_threads).map(|_| AtomicBool::new(false)).collect(),
             caller: Mutex::new(None),
+            caller_parks: AtomicBool::new(false),
             panicked: AtomicBool::new(false),
             stop: AtomicBool::new(false),
         });
@@ -227,14 +235,14 @@ impl Pool {
             sections: (0..n)
                 .map(|i| {
                     let start = (i * per_section).min(n_items);
-                    (AtomicUsize::new(start), (start + per_section).min(n_items))
+                    Apart((AtomicUsize::new(start), (start + per_section).min(n_items)))
                 })
                 .collect(),
             slots: buffers
                 .into_iter()
                 .map(|mut values| {
                     values.clear();
-                    Mutex::new(Output { ranges: Vec::new(), values })
+                    Apart(Mutex::new(Output { ranges: Vec::new(), values }))
                 })
                 .collect(),
         });
@@ -247,16 +255,15 @@ impl Pool {
         let Ok(job) = Arc::try_unwrap(job) else {
             unreachable!("every worker drops its share of the job before the barrier");
         };
-        let outputs = job.slots.into_iter().map(|slot| slot.into_inner().unwrap_or_else(PoisonError::into_inner));
+        let outputs = job.slots.into_iter().map(|slot| slot.0.into_inner().unwrap_or_else(PoisonError::into_inner));
         (job.input, outputs.collect())
     }
 
     fn fork_join(&mut self, job: Arc<dyn Job>) {
         let shared = &*self.shared;
-        *shared.caller.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread::current());
-        *shared.job.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&job));
-        shared.pending.store(self.workers.len(), Ordering::SeqCst);
-        shared.epoch.fetch_add(1, Ordering::SeqCst);
+        *shared.job.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&job));
+        shared.pending.0.store(self.workers.len(), Ordering::SeqCst);
+        shared.epoch.0.fetch_add(1, Ordering::SeqCst);
         for (worker, parked) in self.workers.iter().zip(&shared.parked) {
             if parked.load(Ordering::SeqCst) {
                 worker.thread().unpark();
@@ -264,15 +271,19 @@ impl Pool {
         }
         let own = catch_unwind(AssertUnwindSafe(|| job.work(0)));
         drop(job);
-        let done = || shared.pending.load(Ordering::SeqCst) == 0;
+        let done = || shared.pending.0.load(Ordering::SeqCst) == 0;
         if !spin(done) {
+            *shared.caller.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread::current());
+            shared.caller_parks.store(true, Ordering::SeqCst);
+            // Looked at again after the flag is up: whoever finishes after this sees the flag.
             while !done() {
                 // The last worker unparks the caller; a token left over from an earlier job only
                 // makes this loop look once more.
                 thread::park();
             }
+            shared.caller_parks.store(false, Ordering::SeqCst);
         }
-        *shared.job.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *shared.job.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
         let worker_panicked = shared.panicked.swap(false, Ordering::SeqCst);
         if let Err(panic) = own {
             std::panic::resume_unwind(panic);
@@ -284,7 +295,7 @@ impl Pool {
 impl Drop for Pool {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::SeqCst);
-        self.shared.epoch.fetch_add(1, Ordering::SeqCst);
+        self.shared.epoch.0.fetch_add(1, Ordering::SeqCst);
         for worker in self.workers.drain(..) {
             worker.thread().unpark();
             // A worker's panic was reported where it happened.
@@ -297,7 +308,7 @@ fn wait_for_jobs(shared: &Shared, worker: usize) {
     let parked = &shared.parked[worker - 1];
     let mut seen = 0;
     loop {
-        let posted = || shared.epoch.load(Ordering::SeqCst) != seen;
+        let posted = || shared.epoch.0.load(Ordering::SeqCst) != seen;
         if !spin(posted) {
             parked.store(true, Ordering::SeqCst);
             // Looked at again after the flag is up: whoever posts a job after this sees the flag.
@@ -306,17 +317,18 @@ fn wait_for_jobs(shared: &Shared, worker: usize) {
             }
             parked.store(false, Ordering::SeqCst);
         }
-        seen = shared.epoch.load(Ordering::SeqCst);
+        seen = shared.epoch.0.load(Ordering::SeqCst);
         if shared.stop.load(Ordering::SeqCst) {
             return;
         }
-        let job = shared.job.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let job = shared.job.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(job) = job
             && catch_unwind(AssertUnwindSafe(|| job.work(worker))).is_err()
         {
             shared.panicked.store(true, Ordering::SeqCst);
         }
-        if shared.pending.fetch_sub(1, Ordering::SeqCst) == 1
+        if shared.pending.0.fetch_sub(1, Ordering::SeqCst) == 1
+            && shared.caller_parks.load(Ordering::SeqCst)
             && let Some(caller) = &*shared.caller.lock().unwrap_or_else(PoisonError::into_inner)
         {
             caller.unpark();

@@ -69,6 +69,8 @@ pub(super) struct AttentionBlock<'a, E> {
     /// The first key that counts.
     pub first_key: usize,
     pub n_keys: usize,
+    /// What memory is asked for beside these.
+    pub next: [&'a [E]; 2],
     pub head_dim: usize,
     /// `n_queries x head_dim`.
     pub out: &'a mut [f32],
@@ -150,15 +152,23 @@ impl<E: Element> AttentionBlock<'_, E> {
         let in_sight = self.first_key / KEY_LANES..self.n_keys.div_ceil(KEY_LANES);
         let blocks = units.as_chunks::<{ KEY_LANES / UNIT }>().0[in_sight.start * dim..].chunks_exact(dim);
         for (b, block) in in_sight.zip(blocks) {
-            let next_keys = self.keys.as_ptr().wrapping_add((b + 1) * KEY_LANES * dim);
+            // Lines of the values of these keys, which come next, and of the next 32 keys: as many halves as there are lines.
             let values = self.values.as_ptr().wrapping_add(b * KEY_LANES * dim);
+            let behind = self.keys.as_ptr().wrapping_add((b + 1) * KEY_LANES * dim);
+            let next = self.next.map(|next| (!next.is_empty()).then_some(next.as_ptr()));
+            let next = if b + 1 < self.n_keys.div_ceil(KEY_LANES) { [Some(behind), None] } else { next };
             for part in (0..KEY_LANES / UNIT).step_by(UNITS) {
                 let mut sums = [[simd.splat(0.0); UNITS]; QUERIES];
                 for d in 0..dim {
-                    // Lines of the next 32 keys and of the values of these, which come next: as many
-                    // halves as there are lines.
-                    let ahead = if part == 0 { next_keys } else { values };
-                    simd.prefetch(ahead.wrapping_add(d * KEY_LANES));
+                    if part == 0 {
+                        simd.prefetch(values.wrapping_add(d * KEY_LANES));
+                    }
+                    // With several parts in the last of them, else all at once.
+                    if part + UNITS == KEY_LANES / UNIT {
+                        for next in next.into_iter().flatten() {
+                            simd.prefetch(next.wrapping_add(d * KEY_LANES));
+                        }
+                    }
                     for u in 0..UNITS {
                         let keys = E::widen(simd, &block[d][part + u]);
                         for q in 0..QUERIES {

@@ -98,6 +98,8 @@ pub struct CachedBlock<'a, E = u16> {
     pub first_key: usize,
     /// Where the keys that count end, `first_key + 1` to [`ATTENTION_BLOCK`].
     pub n_keys: usize,
+    /// Key blocks that are used next, or nothing: memory is asked for them while the last keys of this block are read.
+    pub next: [&'a [E]; 2],
 }
 
 /// The float operations, compiled for the best instruction set that an [`Isa`] allows.
@@ -452,6 +454,7 @@ impl FloatKernels {
             values: block.values,
             first_key,
             n_keys,
+            next: block.next,
             head_dim,
             out,
             partials,

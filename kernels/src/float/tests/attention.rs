@@ -55,7 +55,7 @@ impl<E: Case> Cache<E> {
 
     fn block(&self, first: usize, n_keys: usize) -> CachedBlock<'_, E> {
         let (keys, values) = (&self.keys[first * self.head_dim..], &self.values[first * self.head_dim..]);
-        CachedBlock { keys, values, first_key: 0, n_keys }
+        CachedBlock { keys, values, first_key: 0, n_keys, next: [keys, values] }
     }
 
     /// Over the keys from `first` on.
