@@ -18,7 +18,8 @@
 //! 4. A lane takes four products of at most `192 * 128` for every 256 columns: below 2^31 for
 //!    up to 5 million columns, the same limit that the i32 result has.
 //! 5. Rows go through the codes one after the other, in the order of memory, which is asked for
-//!    [`bytes_ahead`] on; loading a line of codes for each row costs less than reading at four places.
+//!    [`bytes_ahead`] on; loading a line of codes for each row costs less than reading at four places. One loop does
+//!    so (`products`).
 //! 6. What is done for each group of rows is written in loops: closures inherit the instruction set, which the
 //!    functions that take them lack, so they would be calls, as long as a tenth of a group's products.
 //! 7. Several vectors: weights are shifted down instead, which four vectors share, and all positions of a
@@ -80,7 +81,8 @@ pub(crate) fn run_asking(
     for sums in out.chunks_exact_mut(n_outputs.max(1)) {
         sums[present..].fill(0);
     }
-    let factors = Factors { data: &data[first * row_bytes..], row_bytes, prepared, lines, ahead: bytes_ahead(), next };
+    let data = data.get(first * row_bytes..).unwrap_or_default();
+    let factors = Factors { data, row_bytes, prepared, lines, ahead: bytes_ahead(), next };
     let groups = present / TOGETHER * TOGETHER;
     let passes = n_vectors / TOGETHER;
     let together = match n_vectors {
@@ -124,7 +126,7 @@ struct Factors<'a> {
     row_bytes: usize,
     prepared: &'a [Line],
     lines: usize,
-    /// How far behind a group memory is asked for, in bytes.
+    /// How far behind the rows in use memory is asked for, in bytes.
     ahead: usize,
     /// What the caller reads next.
     next: &'a [u8],
