@@ -57,6 +57,9 @@ fn check_all(rows: usize, cols: usize, block: Option<usize>, n_vectors: usize, s
             let start = random.below(geometry.n_tiles());
             let end = start + 1 + random.below(geometry.n_tiles() - start);
             check_kernel(kernel, Isa::detect(), &geometry, &data, 0..geometry.n_tiles(), &vectors);
+            // No tiles, behind the last one, are no sums.
+            let none = geometry.n_tiles()..geometry.n_tiles();
+            check_kernel(kernel, Isa::detect(), &geometry, &data, none, &vectors);
             check_kernel(kernel, Isa::detect(), &geometry, &data, start..end, &vectors);
         }
     }
