@@ -139,6 +139,21 @@ fn random_models_run_in_every_type() {
     assert!(text.contains("Ünïcödé, 12345 and\ttabs 🦊"), "{text}");
 }
 
+/// A layer of this size is worth large pages. Weights move while the tokens go through one by one, where the system has such pages.
+#[test]
+fn weights_that_move_to_large_pages_are_the_same() {
+    let folder = folder("large-pages");
+    let shape = folder.join("shape.json");
+    let text = r#"{"model_type": "bitnet", "hidden_act": "relu2", "num_hidden_layers": 3, "hidden_size": 1024,
+        "intermediate_size": 4096, "num_attention_heads": 8, "num_key_value_heads": 2, "vocab_size": 1024}"#;
+    fs::write(&shape, text).unwrap();
+    for ternary in ["i2_s", "t5"] {
+        let file = folder.join(format!("{ternary}.gguf")).display().to_string();
+        succeeds(&["synth", "--shape", shape.to_str().unwrap(), "-o", &file, "--type", ternary]);
+        assert_eq!(logits(&file, &["--chunk", "1"]), logits(&file, &["--in-place"]), "{ternary}");
+    }
+}
+
 #[test]
 fn shapes_from_files_with_other_architectures_run() {
     let folder = folder("synth-shapes");

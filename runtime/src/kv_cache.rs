@@ -78,21 +78,28 @@ impl KvBlock {
     ) {
         match self {
             KvBlock::F16(pair) => {
-                let next = next.map(|next| match next {
-                    Some((KvBlock::F16(pair), within)) => pair.key_block(within),
-                    _ => &[],
-                });
-                float.attention_block(queries, scale, pair.read(keys, next), out, partials);
+                let block = pair.read(keys, next.map(|soon| key_block(soon, KvBlock::halves)));
+                float.attention_block(queries, scale, block, out, partials);
             }
             KvBlock::F32(pair) => {
-                let next = next.map(|next| match next {
-                    Some((KvBlock::F32(pair), within)) => pair.key_block(within),
-                    _ => &[],
-                });
-                float.attention_block(queries, scale, pair.read(keys, next), out, partials);
+                let block = pair.read(keys, next.map(|soon| key_block(soon, KvBlock::singles)));
+                float.attention_block(queries, scale, block, out, partials);
             }
         }
     }
+
+    fn halves(&self) -> Option<&Pair<u16>> {
+        if let KvBlock::F16(pair) = self { Some(pair) } else { None }
+    }
+
+    fn singles(&self) -> Option<&Pair<f32>> {
+        if let KvBlock::F32(pair) = self { Some(pair) } else { None }
+    }
+}
+
+/// The key block of keys that are used soon; nothing if there is none, or none in this precision.
+fn key_block<E: CacheElement>(soon: Soon<'_>, pair: impl Fn(&KvBlock) -> Option<&Pair<E>>) -> &[E] {
+    soon.and_then(|(block, within)| Some(pair(block)?.key_block(within))).unwrap_or_default()
 }
 
 /// All blocks of one key/value head of one layer.

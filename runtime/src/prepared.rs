@@ -187,3 +187,68 @@ fn own<R>(id: u64, n: usize, make: impl FnOnce(&mut [Line]), product: impl FnOnc
         product(lines)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{LoadOptions, Model, Source};
+    use std::path::Path;
+    use tritone_kernels::isa::{Detected, Isa, Level};
+
+    /// Two threads have made some vectors each, out of order, and kept what is in use of them: products are those of the same
+    /// vectors in order, also where inputs of two matrices take turns.
+    #[test]
+    #[cfg_attr(miri, ignore = "too slow")]
+    fn vectors_that_lie_apart_have_the_products_of_vectors_in_order() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/models/bitnet-relu2/model-i2_s.gguf");
+        for level in Level::ALL {
+            if Isa::with_level(level, Detected::here()).is_err() {
+                eprintln!("skipped: this processor lacks {level}");
+                continue;
+            }
+            let options = LoadOptions { level: Some(level), threads: Some(1), ..LoadOptions::default() };
+            let model = Model::load(Source::File(path.clone()), &options, &mut |_| {}).unwrap();
+            let (layer, float) = (&model.inner.weights.layers[0], &model.inner.float);
+            let inputs = [&layer.up, &layer.down].map(|linear| {
+                // The first vector has no column that is not 0, the others ever more.
+                let vector = |v: usize| -> Vec<f32> {
+                    (0..linear.cols()).map(|c| if c % 7 < 2 * v { (c % 13) as f32 - 5.0 } else { 0.0 }).collect()
+                };
+                let n_lines = linear.vector_lines(Operation::Gemv);
+                let made: Vec<_> = (0..4)
+                    .map(|v| {
+                        let mut lines = vec![Line::ZERO; n_lines];
+                        let notes = linear.prepare_vector(float, &vector(v), Operation::Gemv, &mut lines);
+                        (lines, notes)
+                    })
+                    .collect();
+                let outputs = [[3, 0], [2, 1]].map(|vectors| {
+                    let (mut ranges, mut values) = (Vec::new(), Vec::new());
+                    for v in vectors {
+                        let used = linear.used_lines(Operation::Gemv, &made[v].0);
+                        values.extend_from_slice(&made[v].0[..used]);
+                        ranges.push((v..v + 1, values.len()));
+                    }
+                    Output { ranges, values }
+                });
+                let lines = made.iter().flat_map(|(lines, _)| lines).copied().collect();
+                let mut in_order = PreparedInput::new(linear, 4, Operation::Gemv, lines);
+                let mut apart = PreparedInput::apart(linear, 4, Operation::Gemv, outputs.into());
+                for (v, (_, notes)) in made.iter().enumerate() {
+                    in_order.set_scales(v, notes);
+                    apart.set_scales(v, notes);
+                }
+                (linear, in_order, apart)
+            });
+            for _ in 0..2 {
+                for (linear, in_order, apart) in &inputs {
+                    let [mut expected, mut found] = [const { Vec::new() }; 2];
+                    linear.product(0..linear.n_tiles(), in_order, &mut expected);
+                    linear.product(0..linear.n_tiles(), apart, &mut found);
+                    assert!(expected.iter().any(|x| *x != 0.0));
+                    assert_eq!(expected, found, "{level}");
+                }
+            }
+        }
+    }
+}

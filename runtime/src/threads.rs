@@ -60,7 +60,7 @@ struct Shared {
     /// Workers that have not finished the current job; the caller waits for it to become 0.
     pending: Apart<AtomicUsize>,
     parked: Vec<AtomicBool>,
-    /// The caller, while it is parked or about to be.
+    /// The caller that parked last, and whether it is parked or about to be.
     caller: Mutex<Option<Thread>>,
     caller_parks: AtomicBool,
     panicked: AtomicBool,
