@@ -139,7 +139,7 @@ impl Engine {
         self.handle.ended.has_changed().is_ok()
     }
 
-    /// Takes no more jobs, fails those that wait, lets those that run finish within `grace`, fails what is left with
+    /// Takes no more jobs, fails those that wait for a place, lets the others finish within `grace`, fails what is left with
     /// [`Failure::ShuttingDown`], and returns when the threads have ended. Of several calls the shortest grace counts.
     pub async fn shutdown(&self, grace: Duration) {
         // A grace beyond what the clock can say is none that ends.

@@ -112,6 +112,10 @@ impl Scheduler {
         let now = Instant::now();
         self.sweep(now);
         if let Some(until) = closing {
+            // What came before the end and has a place is under way for those who asked.
+            if now < until {
+                self.admit();
+            }
             self.fail_waiting(&Failure::ShuttingDown);
             if now >= until {
                 self.fail_running(&Failure::ShuttingDown);

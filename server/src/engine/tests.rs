@@ -8,6 +8,7 @@ use super::scheduler::Scheduler;
 use crate::metrics::{Metrics, Stats};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 use tritone_runtime::batch::{Batch, PAGE_TOKENS};
 use tritone_runtime::error::Error;
@@ -281,6 +282,25 @@ impl Constraint for Moody {
         self.0 = self.0.wrapping_mul(1_664_525).wrapping_add(token + 1) >> 3;
         Ok(())
     }
+}
+
+#[test]
+fn at_the_end_jobs_that_have_a_place_are_finished() {
+    let mut bench = Bench::new(16, &options(2, 16));
+    let mut running = bench.submit(greedy(text(1, 10), 5));
+    bench.turn();
+    let mut unseen = bench.submit(greedy(text(2, 10), 5));
+    let mut too_many = bench.submit(greedy(text(3, 10), 5));
+    bench.inbox.close(Instant::now() + Duration::from_secs(1000));
+    while bench.scheduler.turn().is_continue() {}
+    assert!(end(&mut running).is_ok() && end(&mut unseen).is_ok());
+    assert!(matches!(end(&mut too_many), Err(Failure::ShuttingDown)));
+    // Once the time is up nothing begins.
+    let mut bench = Bench::new(16, &options(2, 16));
+    let mut late = bench.submit(greedy(text(1, 10), 5));
+    bench.inbox.close(Instant::now());
+    assert!(bench.scheduler.turn().is_break());
+    assert!(matches!(end(&mut late), Err(Failure::ShuttingDown)));
 }
 
 #[test]
