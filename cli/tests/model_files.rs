@@ -48,6 +48,8 @@ fn conversions_keep_the_logits() {
         ("llama-silu-bitlinear/model-i2_s.gguf", &["t5", "i2_s"]),
         ("llama-silu-bitlinear/model-tq1_0.gguf", &["tq2_0", "t5", "tq1_0"]),
         ("qwen3-group128/model-q2_0.gguf", &["t5"]),
+        // All blocks have one scale: they are added up as integers, in every type, as those of I2_S are.
+        ("bitnet-relu2/model-tq2_0.gguf", &["tq1_0", "tq2_0", "t5", "i2_s"]),
         // Folders of safetensors.
         ("bitnet-relu2", &["i2_s", "t5"]),
         ("llama-silu-bitlinear", &["t5", "i2_s"]),

@@ -15,7 +15,7 @@ use core::ops::Range;
 /// Multipliers of a matrix's trits.
 #[derive(Clone, Copy, Debug)]
 pub enum Scales<'a> {
-    /// One for the whole matrix; needs `geometry.block == geometry.cols`.
+    /// One for the whole matrix, and one for each vector of activations.
     Tensor(f32),
     /// One for each row and block, in the order `[tile][block][row in tile]`, rows past the last
     /// included: neighbours are different rows, so that rows are SIMD lanes when sums are scaled.
@@ -193,12 +193,12 @@ impl MatrixPlan {
     /// `[vector][row]`. `activation_scales` is `[vector][block]`, or `[vector]` when there is one
     /// for all blocks.
     ///
-    /// With one scale for the matrix a row is `sum * (activation scale * weight scale)`; with a
+    /// With one scale for the matrix a row is `sum * (activation scale * weight scale)`, the sum that of all blocks; with a
     /// scale for each block it is 0 plus that of each block, in order. This is the one place where
     /// integers become floats, the same for every kernel.
     ///
     /// # Panics
-    /// A slice has the wrong length.
+    /// A slice has the wrong length, or there is one scale for the matrix and one for each block of a vector.
     pub fn scale(
         &self,
         tiles: Range<usize>,
@@ -225,8 +225,8 @@ impl MatrixPlan {
             for (tile, (sums, y)) in tiles.clone().zip(per_tile) {
                 match scales {
                     Scales::Tensor(scale) => {
-                        assert_eq!(n_blocks, 1, "one scale needs one block");
-                        MatrixPlan::scale_rows(sums, scale, activation[0], y);
+                        assert_eq!(per_vector, 1, "one scale for the matrix needs one for a vector");
+                        self.scale_tile(sums, scale, activation[0], y);
                     }
                     Scales::Blocks(scales) => {
                         let scales = &scales[tile * n_blocks * tile_rows..][..n_blocks * tile_rows];
@@ -250,6 +250,19 @@ impl MatrixPlan {
         let factor = activation_scale * scale;
         for (y, sum) in y.iter_mut().zip(sums) {
             *y = *sum as f32 * factor;
+        }
+    }
+
+    /// The same for a tile's sums `[block][row in tile]`, once those of each row are added up, which no geometry is too large for.
+    fn scale_tile(&self, sums: &[i32], scale: f32, activation_scale: f32, y: &mut [f32]) {
+        let (first, others) = sums.split_at(self.geometry.tile_rows());
+        if others.is_empty() {
+            return MatrixPlan::scale_rows(first, scale, activation_scale, y);
+        }
+        let factor = activation_scale * scale;
+        for (row, (y, sum)) in y.iter_mut().zip(first).enumerate() {
+            let others = others.iter().skip(row).step_by(first.len());
+            *y = (sum + others.sum::<i32>()) as f32 * factor;
         }
     }
 }

@@ -197,15 +197,20 @@ pub fn find(name: &str) -> Option<&'static Kernel> {
 /// The layout that is fastest to decode from on `isa`, for weights that have to be packed anew anyway. With
 /// `one_scale` for the tensor, and columns that fit it, that may be I2_S.
 ///
-/// * With `vpermi2b` bytes a weight decide, and T5 has the fewest: from memory, one core of a Sapphire Rapids, 6912 x
-///   2560, T5 multiplied 66 to 72 G weights a second, T3 49 and I2_S 46 to 55.
+/// * With `vpermi2b` and little memory bandwidth for each core, bytes a weight decide, and T5 has the fewest: from memory, one
+///   core of a Sapphire Rapids (16 GB/s), 6912 x 2560, T5 multiplied 66 to 72 G weights a second, T3 49 and I2_S 46 to 55.
+/// * A Zen 5 (35 GB/s) decodes faster from I2_S: 2B-4T without skipping, 51 tokens/s on one core and 88 on two, with T5 46
+///   and 76. Nothing tells the two kinds apart for certain; AMX is what processors of the first kind have.
 /// * With AVX2 alone the lookups cost more than the bytes they save: from memory, one core of a
 ///   Zen 3, 6912 x 2560, I2_S multiplied 39 to 44 G weights a second and T3 33 to 37.
 #[must_use]
 pub fn preferred_layout(isa: Isa, one_scale: bool) -> Layout {
-    if isa.supports(Level::Avx512Vbmi) {
+    let bytes_decide = isa.supports(Level::Amx) || !one_scale;
+    let multiplies_fast =
+        isa.supports(Level::Avx512Vnni) || (isa.supports(Level::Avx2) && !isa.supports(Level::Avx512));
+    if isa.supports(Level::Avx512Vbmi) && bytes_decide {
         Layout::T5
-    } else if isa.supports(Level::Avx2) && !isa.supports(Level::Avx512) && one_scale {
+    } else if multiplies_fast && one_scale {
         Layout::I2S
     } else {
         Layout::T3

@@ -24,21 +24,39 @@ impl Architecture {
     /// What `general.architecture` may say.
     pub const NAMES: [&'static str; 6] = ["bitnet-b1.58", "bitnet-25", "bitnet", "llama", "qwen3", "gemma3"];
 
-    fn parse(checkpoint: &Checkpoint, name: &str) -> Result<Architecture> {
-        Ok(match name {
+    /// The architecture that `general.architecture` names.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Architecture> {
+        Some(match name {
             "bitnet-b1.58" | "bitnet-25" => Architecture::BitnetB158,
             "bitnet" => Architecture::Bitnet,
             "llama" => Architecture::Llama,
             "qwen3" => Architecture::Qwen3,
             "gemma3" => Architecture::Gemma3,
-            other => {
-                return Err(Error::Unsupported {
-                    at: Box::new(Place::file(checkpoint.file()).key("general.architecture")),
-                    what: format!("the model's architecture is '{}'", shown(other)),
-                    fix: format!("the ones that run here are {}", Architecture::NAMES.join(", ")),
-                });
-            }
+            _ => return None,
         })
+    }
+
+    fn parse(checkpoint: &Checkpoint, name: &str) -> Result<Architecture> {
+        Architecture::named(name).ok_or_else(|| Error::Unsupported {
+            at: Box::new(Place::file(checkpoint.file()).key("general.architecture")),
+            what: format!("the model's architecture is '{}'", shown(name)),
+            fix: format!("the ones that run here are {}", Architecture::NAMES.join(", ")),
+        })
+    }
+
+    /// What stands between gate and up in models of so many layers, with hidden states and feed-forward blocks of these sizes.
+    #[must_use]
+    pub fn activation(self, layers: usize, hidden: usize, ffn: usize) -> Activation {
+        // Converters of the older name wrote BitNet-b1.58-2B-4T as `bitnet`; its shape gives it
+        // away, and its gate is relu^2 (formats: a perplexity near 100 where 17 is right).
+        let is_2b_4t = (layers, hidden, ffn) == (30, 2560, 6912);
+        match self {
+            Architecture::BitnetB158 => Activation::ReluSquared,
+            Architecture::Bitnet if is_2b_4t => Activation::ReluSquared,
+            Architecture::Bitnet | Architecture::Llama | Architecture::Qwen3 => Activation::Silu,
+            Architecture::Gemma3 => Activation::Gelu,
+        }
     }
 }
 
@@ -294,15 +312,6 @@ impl Config {
         let context_length = optional("context_length")?.unwrap_or(2048);
         let vocab_size = checkpoint.tensor("token_embd.weight")?.rows();
 
-        // Converters of the older name wrote BitNet-b1.58-2B-4T as `bitnet`; its shape gives it
-        // away, and its gate is relu^2 (formats: a perplexity near 100 where 17 is right).
-        let is_2b_4t = (n_layers, hidden, ffn) == (30, 2560, 6912);
-        let activation = match architecture {
-            Architecture::BitnetB158 => Activation::ReluSquared,
-            Architecture::Bitnet if is_2b_4t => Activation::ReluSquared,
-            Architecture::Bitnet | Architecture::Llama | Architecture::Qwen3 => Activation::Silu,
-            Architecture::Gemma3 => Activation::Gelu,
-        };
         Ok(Config {
             architecture,
             architecture_name: name.to_owned(),
@@ -325,7 +334,7 @@ impl Config {
             embedding_scale: if architecture == Architecture::Gemma3 { (hidden as f32).sqrt() } else { 1.0 },
             rms_eps,
             context_length,
-            activation,
+            activation: architecture.activation(n_layers, hidden, ffn),
             vocab_size,
             pooling: pooling(checkpoint, &key("pooling_type"))?,
         })

@@ -95,7 +95,12 @@ impl Linear {
     ) -> Result<Linear> {
         tensor.expect_dims(&[cols, rows])?;
         let ternary = tensor.ternary()?;
-        let one_scale = ternary.tensor_scale().is_some();
+        // Where activations have a scale for each token, integers can be added up over the blocks of a matrix that has one scale.
+        let scale = match options.activations {
+            ActivationScales::Token => ternary.common_scale()?,
+            ActivationScales::Block => ternary.tensor_scale(),
+        };
+        let one_scale = scale.is_some();
         // Scales per block have no I2_S and no C2 form.
         let possible = |layout: Layout| match layout {
             Layout::I2S => one_scale && cols.is_multiple_of(i2s::BLOCK),
@@ -123,7 +128,9 @@ impl Linear {
             what,
             fix: "choose another --kernel or --layout, or leave them out".to_owned(),
         };
-        let mut plan = Geometry::new(layout, rows, cols, ternary.block())
+        // The blocks of a T5 file are in the order of its bytes.
+        let block = if one_scale && in_place.is_none() { cols } else { ternary.block() };
+        let mut plan = Geometry::new(layout, rows, cols, block)
             .map_err(tritone_kernels::matrix::PlanError::Geometry)
             .and_then(|geometry| MatrixPlan::new(geometry, options.isa))
             .map_err(|error| refused(error.to_string()))?;
@@ -131,7 +138,7 @@ impl Linear {
             plan = plan.with_kernel(kernel).map_err(|error| refused(error.to_string()))?;
         }
         let geometry = *plan.geometry();
-        let scales = match ternary.tensor_scale() {
+        let scales = match scale {
             Some(scale) => OwnedScales::Tensor(scale * options.factor),
             None => OwnedScales::Blocks(block_scales(&ternary, &geometry, options.factor)?),
         };
@@ -415,12 +422,15 @@ fn pack(ternary: TernaryTensor, geometry: &Geometry, pool: &mut Pool) -> Result<
 /// The body of a tile and then its part of the trailer.
 fn pack_tile(ternary: &TernaryTensor, geometry: &Geometry, tile: usize) -> Result<Vec<u8>> {
     let rows = geometry.rows_of(tile..tile + 1);
-    if let (Layout::C2, Some(bytes)) = (geometry.layout, ternary.i2s())
+    if matches!(geometry.layout, Layout::I2S | Layout::C2)
         && geometry.cols.is_multiple_of(i2s::BLOCK)
+        && let Some(bytes) = ternary.i2s_rows(rows.clone())?
     {
+        if geometry.layout == Layout::I2S {
+            return Ok(bytes.into_owned());
+        }
         let mut body = vec![0; geometry.tile_bytes()];
-        let row_bytes = geometry.cols / 4;
-        c2::transpose_i2s(geometry, &bytes[rows.start * row_bytes..rows.end * row_bytes], &mut body);
+        c2::transpose_i2s(geometry, &bytes, &mut body);
         return Ok(body);
     }
     let mut trits = vec![0i8; geometry.tile_rows() * geometry.cols];

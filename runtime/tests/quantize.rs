@@ -150,11 +150,7 @@ proptest! {
         let trits: Vec<i8> = bell(rows * cols, seed).iter().map(|x| (x * 1.9).round().clamp(-1.0, 1.0) as i8).collect();
         let scale = 0.75;
         let bytes = encode(format, cols, ScaleGrid::Tensor, &trits, &[scale]);
-        let mut writer = Writer::new();
-        writer.align(format.alignment()).tensor("x", &[cols, rows], format.type_id(), bytes.len());
-        let mut out = writer.begin(Vec::new()).unwrap();
-        out.write(&bytes).unwrap();
-        let gguf = Gguf::from_bytes(Bytes::from(out.finish().unwrap()), "memory").unwrap();
+        let gguf = file_of(format, rows, cols, &bytes).unwrap();
         let ternary = gguf.tensor("x").unwrap().ternary().unwrap();
         let mut row = vec![9; cols];
         for (r, expected) in trits.chunks_exact(cols).enumerate() {
@@ -164,13 +160,19 @@ proptest! {
                 prop_assert_eq!(ternary.scale(r, block).unwrap(), scale);
             }
         }
+        let some = 1.min(rows - 1)..rows;
+        let published = encode(TernaryFormat::I2S, cols, ScaleGrid::Tensor, &trits, &[scale]);
+        match ternary.i2s_rows(some.clone()).unwrap() {
+            Some(bytes) => prop_assert!(*bytes == published[some.start * cols / 4..some.end * cols / 4]),
+            None => prop_assert_eq!(format, TernaryFormat::Tq1_0),
+        }
     }
 }
 
-/// A file in memory with one T5 tensor.
-fn t5_file(rows: usize, cols: usize, bytes: &[u8]) -> tritone_runtime::error::Result<Gguf> {
+/// A file in memory with one tensor.
+fn file_of(format: TernaryFormat, rows: usize, cols: usize, bytes: &[u8]) -> tritone_runtime::error::Result<Gguf> {
     let mut writer = Writer::new();
-    writer.align(t5::ALIGNMENT).tensor("x", &[cols, rows], t5::TYPE_ID, bytes.len());
+    writer.align(format.alignment()).tensor("x", &[cols, rows], format.type_id(), bytes.len());
     let mut out = writer.begin(Vec::new()).unwrap();
     out.write(bytes).unwrap();
     Gguf::from_bytes(Bytes::from(out.finish().unwrap()), "memory")
@@ -193,7 +195,7 @@ proptest! {
         let n = grid.per_row(cols);
         let scales: Vec<f32> = (0..rows * n).map(|i| (i % 2000) as f32 / 1024.0).collect();
         let bytes = encode(TernaryFormat::T5, cols, grid, &trits, &scales);
-        let gguf = t5_file(rows, cols, &bytes).unwrap();
+        let gguf = file_of(TernaryFormat::T5, rows, cols, &bytes).unwrap();
         let ternary = gguf.tensor("x").unwrap().ternary().unwrap();
         ternary.check().unwrap();
         prop_assert_eq!(ternary.tensor_scale(), (block == 0).then_some(scales[0]));
@@ -209,6 +211,37 @@ proptest! {
         let packed = ternary.t5().unwrap();
         prop_assert_eq!(packed.as_ptr() as usize - gguf.data().as_ptr() as usize, gguf.tensor("x").unwrap().offset() as usize + 64);
     }
+}
+
+#[test]
+fn scales_that_matter_are_found_to_be_common() {
+    let (rows, cols) = (3, 512);
+    let nothing = [0; 256];
+    let something: Vec<i8> = (0..256).map(|i| (i % 3) as i8 - 1).collect();
+    // Which of the blocks hold something, their scales, and what they have in common.
+    for (blocks, scales, common) in [
+        ([1, 1, 1, 1, 1, 1], [0.5, 0.5, 0.5, 0.5, 0.5, 0.5], Some(0.5)),
+        ([0, 1, 1, 0, 1, 1], [0.0, 0.5, 0.5, 2.0, 0.5, 0.5], Some(0.5)),
+        ([1, 1, 1, 1, 1, 1], [0.5, 0.5, 0.5, 0.5, 0.5, 0.25], None),
+        ([0, 1, 1, 0, 1, 1], [0.0, 0.5, 0.5, 2.0, 0.5, -0.5], None),
+        ([0, 0, 0, 0, 0, 1], [0.5, 0.5, 0.5, 0.5, 0.5, 0.25], Some(0.25)),
+        ([0, 0, 0, 0, 0, 0], [0.5, 0.5, 0.5, 0.5, 0.5, 0.25], Some(0.0)),
+    ] {
+        let trits = blocks.map(|block| if block == 0 { &nothing[..] } else { &something }).concat();
+        for format in [TernaryFormat::Tq1_0, TernaryFormat::Tq2_0, TernaryFormat::T5] {
+            let gguf =
+                file_of(format, rows, cols, &encode(format, cols, ScaleGrid::Blocks(256), &trits, &scales)).unwrap();
+            let ternary = gguf.tensor("x").unwrap().ternary().unwrap();
+            assert_eq!(ternary.tensor_scale(), None);
+            assert_eq!(ternary.common_scale().unwrap(), common, "{} {blocks:?} {scales:?}", format.name());
+        }
+    }
+    // A code that is no trit is found on the way to I2_S.
+    let mut bytes = encode(TernaryFormat::Tq2_0, 256, ScaleGrid::Blocks(256), &something, &[0.5]);
+    bytes[63] |= 0xc0;
+    let gguf = file_of(TernaryFormat::Tq2_0, 1, 256, &bytes).unwrap();
+    let ternary = gguf.tensor("x").unwrap().ternary().unwrap();
+    assert!(ternary.i2s_rows(0..1).unwrap_err().to_string().contains("code 3"));
 }
 
 #[test]
@@ -230,15 +263,15 @@ fn damaged_t5_tensors_are_refused() {
     ] {
         let mut damaged = sound.clone();
         damaged[at] = byte;
-        let gguf = t5_file(rows, cols, &damaged).unwrap();
+        let gguf = file_of(TernaryFormat::T5, rows, cols, &damaged).unwrap();
         let error = gguf.tensor("x").unwrap().ternary().unwrap().check().unwrap_err().to_string();
         assert!(error.contains(says), "{at}: {error}");
     }
     for (at, byte) in [(0, b'x'), (8, 2), (12, 32), (16, 71), (48, 0)] {
         let mut damaged = sound.clone();
         damaged[at] = byte;
-        assert!(t5_file(rows, cols, &damaged).is_err(), "{at}");
+        assert!(file_of(TernaryFormat::T5, rows, cols, &damaged).is_err(), "{at}");
     }
-    assert!(t5_file(rows, cols, &sound[..sound.len() - 200]).is_err());
-    assert!(t5_file(rows, cols, &sound[..40]).is_err());
+    assert!(file_of(TernaryFormat::T5, rows, cols, &sound[..sound.len() - 200]).is_err());
+    assert!(file_of(TernaryFormat::T5, rows, cols, &sound[..40]).is_err());
 }

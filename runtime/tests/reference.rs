@@ -97,7 +97,7 @@ fn llama_with_silu_and_a_head_of_its_own() {
     check_bitnet("llama-silu-bitlinear", "model-i2_s.gguf");
 }
 
-/// The same trits with half-precision scales: not the same bits, but the same model.
+/// The same trits with half-precision scales.
 #[test]
 fn tq_files_of_the_bitnet_model() {
     let references = references("bitnet-relu2");

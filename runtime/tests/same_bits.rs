@@ -146,6 +146,12 @@ fn one_scale_for_a_tensor() {
 }
 
 #[test]
+fn one_scale_in_all_blocks() {
+    // The bits of I2_S: the scales of this model are exact in half precision.
+    check("bitnet-relu2/model-tq2_0.gguf", 0x14e5_9aa6_2ab0_fae2);
+}
+
+#[test]
 fn silu_and_interleaved_rope() {
     check("llama-silu-bitlinear/model-tq1_0.gguf", 0x8824_f466_52d8_c54f);
 }

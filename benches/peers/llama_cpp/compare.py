@@ -34,6 +34,9 @@ def arguments():
     parser.add_argument("--shape", default=str(HERE / "shape.json"), help="as for tritone synth")
     parser.add_argument("--types", default="tq2_0,tq1_0", help="types of the ternary weights")
     parser.add_argument("--embedding", default="f16", help="type of embedding and head")
+    parser.add_argument("--relu-density", default="0.15",
+                        help="share of gates that are positive, which is what Tritone need not skip of up and down; "
+                             "0.15 is what trained models have")
     parser.add_argument("-p", type=count, default=64, help="tokens of the prompt")
     parser.add_argument("-n", type=count, default=32, help="tokens to decode")
     parser.add_argument("-t", type=counts, default=[1, 2], help="numbers of threads")
@@ -86,10 +89,10 @@ def model(args, kind):
     args.models.mkdir(parents=True, exist_ok=True)
     stem = pathlib.Path(args.shape).stem
     first = args.types.split(",")[0]
-    path = {name: args.models / f"{stem}-{name}-{args.embedding}.gguf" for name in (first, kind)}
+    path = {name: args.models / f"{stem}-{name}-{args.embedding}-{args.relu_density}.gguf" for name in (first, kind)}
     if not path[first].exists():
         run([args.tritone, "synth", "--shape", args.shape, "--type", first, "--embedding", args.embedding,
-             "-o", path[first]])
+             "--relu-density", args.relu_density, "-o", path[first]])
     if not path[kind].exists():
         run([args.tritone, "convert", path[first], path[kind], "--to", kind])
     return path[kind]

@@ -9,8 +9,14 @@ const TINY: f32 = 1e-30;
 /// Adding it leaves the nearest integer in the low bits.
 const ROUND: f32 = 8_388_608.0;
 
+/// The sign of an `f32`.
+const SIGN: u32 = 1 << 31;
+
 /// Half a block's range in steps: its codes are 0 to 255.
 const HALF: f32 = 128.0;
+
+/// Blocks whose scales are found together.
+const GROUP: usize = 16;
 
 /// Sums side by side.
 const LANES: usize = 16;
@@ -43,8 +49,10 @@ impl Operation for PackRow<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, _: S) -> RowNotes {
-        let largest = largest(self.weights);
-        let scale = if largest > TINY && largest < f32::INFINITY { largest / (255.0 * HALF) } else { 0.0 };
+        let scale = match largest(self.weights) {
+            largest if largest > TINY && largest < f32::INFINITY => largest / (255.0 * HALF),
+            _ => 0.0,
+        };
         let n_blocks = self.shape.n_blocks();
         let (low_scales, low) = self.row.split_at_mut(n_blocks);
         let (high_scales, high) = self.tile.split_at_mut(n_blocks * TILE);
@@ -52,18 +60,27 @@ impl Operation for PackRow<'_> {
         let low = low.as_chunks_mut::<4>().0;
         let mut places = low.iter_mut().zip(lines.map(|line| &mut line[self.place]));
         let mut squares = [[0.0f32; LANES]; 3];
-        for b in 0..n_blocks {
-            let start = (b * BLOCK).min(self.weights.len());
-            let some = &self.weights[start..(start + BLOCK).min(self.weights.len())];
-            let mut block = [0.0; BLOCK];
-            block[..some.len()].copy_from_slice(some);
-            let (part, codes) = encode(&block, some.len(), scale, &mut squares);
-            low_scales[b] = part;
-            high_scales[b * TILE + self.place] = part;
-            for (eight, (low, high)) in codes.as_chunks::<8>().0.iter().zip(&mut places) {
-                let codes = u64::from_le_bytes(*eight);
-                *low = merge(codes & 0x0f0f_0f0f_0f0f_0f0f);
-                *high = merge(codes >> 4 & 0x0f0f_0f0f_0f0f_0f0f);
+        for first in (0..n_blocks).step_by(GROUP) {
+            let start = (first * BLOCK).min(self.weights.len());
+            let group = &self.weights[start..];
+            let (parts, inverses) = scales(group, scale);
+            for (b, (part, inverse)) in (first..n_blocks).zip(parts.into_iter().zip(inverses)) {
+                let some = &group[((b - first) * BLOCK).min(group.len())..];
+                let codes = match some.first_chunk() {
+                    Some(block) => encode::<true>(block, BLOCK, part * scale, inverse, &mut squares),
+                    None => {
+                        let mut block = [0.0; BLOCK];
+                        block[..some.len()].copy_from_slice(some);
+                        encode::<false>(&block, some.len(), part * scale, inverse, &mut squares)
+                    }
+                };
+                low_scales[b] = part as u8;
+                high_scales[b * TILE + self.place] = part as u8;
+                for (eight, (low, high)) in codes.as_chunks::<8>().0.iter().zip(&mut places) {
+                    let codes = u64::from_le_bytes(*eight);
+                    *low = merge(codes & 0x0f0f_0f0f_0f0f_0f0f);
+                    *high = merge(codes >> 4 & 0x0f0f_0f0f_0f0f_0f0f);
+                }
             }
         }
         let [norm, after_high, after_low] = squares.map(|squares| norm_at_least(&squares, self.weights.len()));
@@ -80,23 +97,43 @@ fn merge(nibbles: u64) -> [u8; 4] {
     (nibbles as u32 | (nibbles >> 28) as u32).to_le_bytes()
 }
 
-/// A block's scale and codes; adds the squares of its weights and of what high nibbles and codes leave of them. Only `n`
-/// weights count: those behind them meet activations that are 0.
+/// For each of the next blocks a whole multiple of the row's scale, which half its range has to be, and what weights are multiplied by.
+/// All at a time: each is two divisions that wait for each other.
 #[inline(always)]
-fn encode(block: &[f32; BLOCK], n: usize, scale: f32, squares: &mut [[f32; LANES]; 3]) -> (u8, [u8; BLOCK]) {
-    let largest = largest(block);
-    let (part, inverse) = if scale > 0.0 && largest > 0.0 {
-        let part = libm::ceilf(largest / (HALF * scale)).clamp(1.0, 255.0);
-        (part, 1.0 / (part * scale))
-    } else {
-        (0.0, 0.0)
-    };
-    let unit = part * scale;
+fn scales(weights: &[f32], scale: f32) -> ([f32; GROUP], [f32; GROUP]) {
+    let mut most = [0.0; GROUP];
+    for (most, block) in most.iter_mut().zip(weights.chunks(BLOCK)) {
+        *most = largest(block);
+    }
+    let (mut parts, mut inverses) = ([0.0; GROUP], [0.0; GROUP]);
+    if scale > 0.0 {
+        for ((most, part), inverse) in most.iter().zip(&mut parts).zip(&mut inverses) {
+            // At most 255 and a rounding, since no block has more than the row.
+            let exact = most / (HALF * scale);
+            let whole = exact as i32 as f32;
+            let up = if whole < exact { whole + 1.0 } else { whole }.clamp(1.0, 255.0);
+            *part = if *most > 0.0 { up } else { 0.0 };
+            *inverse = if *most > 0.0 { 1.0 / (up * scale) } else { 0.0 };
+        }
+    }
+    (parts, inverses)
+}
+
+/// A block's codes, the nearest to `weight * inverse`; adds the squares of its weights and of what high nibbles and codes, times
+/// `unit`, leave of them. Where not all of it is (`WHOLE`), only `n` weights count: those behind them meet activations that are 0.
+#[inline(always)]
+fn encode<const WHOLE: bool>(
+    block: &[f32; BLOCK],
+    n: usize,
+    unit: f32,
+    inverse: f32,
+    squares: &mut [[f32; LANES]; 3],
+) -> [u8; BLOCK] {
     let mut codes = [0; BLOCK];
     let lanes = codes.as_chunks_mut::<LANES>().0.iter_mut().zip(block.as_chunks::<LANES>().0);
     for ((codes, weights), start) in lanes.zip((0..n as i32).step_by(LANES).chain(core::iter::repeat(n as i32))) {
         for i in 0..LANES {
-            let counts = if start + (i as i32) < n as i32 { 1.0 } else { 0.0 };
+            let counts = if WHOLE || start + (i as i32) < n as i32 { 1.0 } else { 0.0 };
             let weight = weights[i];
             let code = weight * inverse + (HALF - 0.5);
             // A NaN becomes 0.
@@ -111,20 +148,24 @@ fn encode(block: &[f32; BLOCK], n: usize, scale: f32, squares: &mut [[f32; LANES
             squares[2][i] += less * less;
         }
     }
-    (part as u8, codes)
+    codes
 }
 
 /// Largest magnitude, NaNs passed over.
 #[inline(always)]
 fn largest(weights: &[f32]) -> f32 {
-    let mut lanes = [0.0f32; LANES];
+    let magnitude = |weight: f32| weight.to_bits() & !SIGN;
+    let number = |bits: u32| if bits > f32::INFINITY.to_bits() { 0 } else { bits };
+    let mut lanes = [0; LANES];
     let (whole, rest) = weights.as_chunks::<LANES>();
     for part in whole {
         for (lane, weight) in lanes.iter_mut().zip(part) {
-            *lane = if weight.abs() > *lane { weight.abs() } else { *lane };
+            *lane = number(magnitude(*weight)).max(*lane);
         }
     }
-    lanes.iter().chain(rest).fold(0.0, |most, weight| if weight.abs() > most { weight.abs() } else { most })
+    // Magnitudes are in the order of their bits, and those the compiler knows how to compare at once.
+    let rest = rest.iter().fold(0, |most, weight| number(magnitude(*weight)).max(most));
+    f32::from_bits(lanes.into_iter().fold(rest, u32::max))
 }
 
 /// At least the norm of `n` numbers whose squares were summed.

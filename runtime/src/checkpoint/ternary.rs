@@ -21,6 +21,7 @@ use super::tensor_type::{I2S_TRAILER, TensorType};
 use super::ternarise::{self, Floats, Ternarise};
 use crate::error::{Error, Place, Result};
 use crate::mmap::ByteView;
+use std::borrow::Cow;
 use std::ops::Range;
 use tritone_kernels::format::t5::TILE_ROWS;
 
@@ -158,6 +159,34 @@ impl TernaryTensor {
         self.data.view(0..self.data.len() - I2S_TRAILER)
     }
 
+    /// Some rows as the published layout of I2_S has them, `cols / 4` bytes each, for types that are nearly that already: I2_S, and
+    /// TQ2_0, whose bytes have the same four weights in the opposite order. Nothing for others. Codes of I2_S are not checked.
+    ///
+    /// # Errors
+    ///
+    /// As [`TernaryTensor::row_trits`].
+    ///
+    /// # Panics
+    ///
+    /// If there are no such rows.
+    pub fn i2s_rows(&self, rows: Range<usize>) -> Result<Option<Cow<'_, [u8]>>> {
+        if self.tensor_type == TensorType::I2S {
+            return Ok(Some(Cow::Borrowed(&self.data[rows.start * self.row_bytes..rows.end * self.row_bytes])));
+        }
+        if self.tensor_type != TensorType::Tq2_0 {
+            return Ok(None);
+        }
+        let mut out = Vec::with_capacity(rows.len() * self.cols / 4);
+        for row in rows {
+            let bytes = self.row(row);
+            self.check_row(row, bytes)?;
+            for (block, _scale) in bytes.as_chunks::<66>().0.iter().map(|block| block.split_at(64)) {
+                out.extend(block.iter().map(|&byte| reversed(byte)));
+            }
+        }
+        Ok(Some(Cow::Owned(out)))
+    }
+
     /// Writes the trits of row `row`, each -1, 0 or +1, to `out`, which has `cols` elements.
     ///
     /// # Errors
@@ -233,6 +262,40 @@ impl TernaryTensor {
             _ => 0,
         };
         self.finite(half_at(bytes, at), || format!("of row {row}, block {block}"))
+    }
+
+    /// The scale that all blocks have, a multiplier, or nothing if they differ. Blocks of nothing but zeros don't count: whatever
+    /// their scale, and quantisers give them 0, they are the same. So do files of formats with scales for blocks look where the
+    /// model has one for each matrix, as all that are trained as BitNet have.
+    ///
+    /// # Errors
+    ///
+    /// As [`TernaryTensor::row_trits`] and [`TernaryTensor::scale`].
+    pub fn common_scale(&self) -> Result<Option<f32>> {
+        if self.scale.is_some() {
+            return Ok(self.scale);
+        }
+        let mut common: Option<f32> = None;
+        for row in 0..self.rows {
+            let mut trits = Vec::new();
+            for block in 0..self.blocks_per_row() {
+                let scale = self.scale(row, block)?;
+                if common.is_some_and(|common| common.to_bits() == scale.to_bits()) {
+                    continue;
+                }
+                if trits.is_empty() {
+                    trits = vec![0; self.cols];
+                    self.row_trits(row, &mut trits)?;
+                }
+                let zeros = trits[block * self.block()..][..self.block()].iter().all(|trit| *trit == 0);
+                match common {
+                    _ if zeros => {}
+                    Some(_) => return Ok(None),
+                    None => common = Some(scale),
+                }
+            }
+        }
+        Ok(Some(common.unwrap_or(0.0)))
     }
 
     /// Writes row `row` as floats, trit times scale, to `out`, which has `cols` elements.
@@ -379,6 +442,12 @@ fn code_three(bytes: &[u8]) -> bool {
     bytes.iter().fold(0, |any, &b| any | (b & b >> 1)) & 0x55 != 0
 }
 
+/// The four codes of a byte, the last first.
+fn reversed(byte: u8) -> u8 {
+    let halves = byte.rotate_left(4);
+    (halves & 0x33) << 2 | halves >> 2 & 0x33
+}
+
 fn decode<const BYTES: usize, const WEIGHTS: usize>(
     bytes: &[u8],
     out: &mut [i8],
@@ -479,6 +548,15 @@ mod tests {
             let mut trits = [0; 5];
             digits(&[byte], &mut trits);
             assert!(trits.iter().all(|t| (-1..=1).contains(t)), "{byte}");
+        }
+    }
+
+    #[test]
+    fn codes_of_a_byte_are_reversed() {
+        for byte in 0..=255_u8 {
+            let codes: Vec<u8> = (0..4).map(|n| byte >> (2 * n) & 3).collect();
+            let back: Vec<u8> = (0..4).map(|n| reversed(byte) >> (6 - 2 * n) & 3).collect();
+            assert_eq!(codes, back, "{byte}");
         }
     }
 

@@ -6,7 +6,7 @@ use serde_json::Value;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
-use tritone_runtime::config::Activation;
+use tritone_runtime::config::{Activation, Architecture};
 
 /// Which control tokens and which rule for words a vocabulary has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,12 +116,10 @@ impl Shape {
         })
     }
 
-    /// Whether the gate is relu^2.
+    /// What stands between gate and up, as the model will be read.
     pub fn activation(&self) -> Activation {
-        match self.architecture {
-            "bitnet-b1.58" => Activation::ReluSquared,
-            _ => Activation::Silu,
-        }
+        let architecture = Architecture::named(self.architecture).expect("shapes are of architectures that run");
+        architecture.activation(self.layers, self.hidden, self.ffn)
     }
 
     /// Whether norms stand before the output projection and before down.
