@@ -12,7 +12,6 @@ use crate::config::Pooling;
 use crate::error::{Error, Place, Result};
 use crate::kv_cache::Span;
 use crate::model::{Inner, Model};
-use crate::session::DEFAULT_CHUNK;
 use crate::steps::Steps;
 use crate::tokenizer::SpecialTokens;
 use std::sync::Arc;
@@ -27,7 +26,8 @@ pub struct EmbedOptions {
     pub pooling: Option<Pooling>,
     /// The most tokens of a text; `None`: as many as the model was made for.
     pub context_length: Option<usize>,
-    /// How many tokens go through the layers at once (0: [`DEFAULT_CHUNK`]); it changes no bit.
+    /// How many tokens go through the layers at once (0: [`prompt_chunk`](tritone_kernels::registry::prompt_chunk)); it changes
+    /// no bit.
     pub chunk: usize,
 }
 
@@ -100,7 +100,7 @@ impl Embedder {
             }
             (Some(_), _) => None,
         };
-        let chunk = if options.chunk == 0 { DEFAULT_CHUNK } else { options.chunk };
+        let chunk = model.inner.chunk(options.chunk);
         let steps = Steps::new(Arc::clone(&model.inner))?;
         Ok(Embedder { steps, pooling, context_length, chunk, end, warning })
     }

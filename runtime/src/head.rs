@@ -13,6 +13,7 @@ use crate::threads::Pool;
 use std::ops::Range;
 use std::sync::Arc;
 use tritone_kernels::float::{FloatFormat, FloatKernels};
+use tritone_kernels::line::Line;
 
 /// Rows that one work item computes.
 const ROWS: usize = 64;
@@ -29,6 +30,24 @@ pub(crate) enum Head {
     Widened(Tensor),
     /// Ternary rows.
     Ternary(Arc<Linear>),
+}
+
+/// Vectors from the start of a cache line on: each load of one that goes over two lines would be two.
+struct Vectors {
+    lines: Vec<Line>,
+    len: usize,
+}
+
+impl Vectors {
+    fn new(floats: &[f32]) -> Vectors {
+        let mut lines = vec![Line::ZERO; Line::count_for(size_of_val(floats))];
+        bytemuck::cast_slice_mut(&mut lines)[..floats.len()].copy_from_slice(floats);
+        Vectors { lines, len: floats.len() }
+    }
+
+    fn floats(&self) -> &[f32] {
+        &bytemuck::cast_slice(&self.lines)[..self.len]
+    }
 }
 
 impl Head {
@@ -160,27 +179,33 @@ impl<O: Observer> Forward<'_, O> {
             return logits;
         }
         let vocab = model.config.vocab_size;
-        let mut logits = vec![0.0; n_tokens * vocab];
-        let input = (Arc::clone(&model), hidden);
-        self.pool.run(
-            input,
-            vocab.div_ceil(ROWS),
-            1,
-            move |(model, hidden), items, out: &mut Vec<f32>| {
+        let input = (model, Vectors::new(&hidden));
+        let buffers = self.buffers();
+        let (_, outputs) =
+            self.pool.run_kept(buffers, input, vocab.div_ceil(ROWS), 1, move |(model, hidden), items, out| {
                 for item in items {
                     let rows = item * ROWS..((item + 1) * ROWS).min(vocab);
                     let start = out.len();
                     out.resize(start + n_tokens * rows.len(), 0.0);
-                    model.weights.head.rows_dot(&model.float, rows, hidden, &mut out[start..]);
+                    model.weights.head.rows_dot(&model.float, rows, hidden.floats(), &mut out[start..]);
                 }
-            },
-            |items, values| {
+            });
+        let mut logits = vec![0.0; n_tokens * vocab];
+        let mut buffers = Vec::with_capacity(outputs.len());
+        for mut output in outputs {
+            let mut start = 0;
+            for (items, end) in output.ranges {
+                // One item is handed out at a time.
                 let rows = items.start * ROWS..(items.end * ROWS).min(vocab);
-                for (token, part) in values.chunks(rows.len()).enumerate() {
+                for (token, part) in output.values[start..end].chunks(rows.len()).enumerate() {
                     logits[token * vocab..][rows.clone()].copy_from_slice(part);
                 }
-            },
-        );
+                start = end;
+            }
+            output.values.clear();
+            buffers.push(output.values);
+        }
+        self.give_all(buffers);
         self.observer.lap(Part::Head);
         logits
     }

@@ -149,6 +149,11 @@ pub struct Model {
 }
 
 impl Inner {
+    /// How many tokens go through the layers at once if `asked` is 0.
+    pub(crate) fn chunk(&self, asked: usize) -> usize {
+        if asked == 0 { registry::prompt_chunk(self.isa) } else { asked }
+    }
+
     /// Refuses a model that makes embeddings where logits are wanted.
     pub(crate) fn has_logits(&self) -> Result<()> {
         if self.config.pooling.is_none() {

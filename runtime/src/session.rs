@@ -9,9 +9,6 @@ use crate::steps::{Logits, Steps};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// How many prompt tokens go through the layers at once when the caller does not say.
-pub const DEFAULT_CHUNK: usize = 512;
-
 /// A sequence of tokens and everything that the model remembers of them.
 ///
 /// Made by [`crate::model::Model::session`]. The logits depend on the tokens alone: not on the
@@ -106,18 +103,22 @@ impl Session {
         self.span.cache.truncate(self.tokens.len());
     }
 
-    /// Feeds tokens, `chunk` at a time (0: [`DEFAULT_CHUNK`]), and returns the logits
+    /// Feeds tokens, `chunk` at a time (0: [`prompt_chunk`](tritone_kernels::registry::prompt_chunk)), and returns the logits
     /// (`vocab_size` of them) after the last one. The logits do not depend on `chunk`.
     ///
     /// # Errors
     /// No tokens, an id outside the vocabulary, more tokens than fit, or logits that are not
     /// finite. After an error about the tokens nothing was fed.
     pub fn prefill(&mut self, tokens: &[u32], chunk: usize) -> Result<&[f32]> {
-        let (last, before) = self.check(tokens)?;
-        for part in before.chunks(chunk_or_default(chunk)) {
-            self.forward(part)?;
+        self.check(tokens)?;
+        let mut hidden = Vec::new();
+        for part in tokens.chunks(self.steps.model.chunk(chunk)) {
+            hidden = self.forward(part)?;
         }
-        self.decode(last)
+        let last = hidden.split_off(hidden.len() - self.steps.model.config.hidden);
+        self.logits = self.scores_of(&last, &Need::All)?.swap_remove(0).logits;
+        finite(&self.logits.values, self.tokens.len() - 1)?;
+        Ok(&self.logits.values)
     }
 
     /// Feeds tokens like [`Session::prefill`] and calls `each(i, logits after tokens[i])` for all.
@@ -128,7 +129,7 @@ impl Session {
         self.check(tokens)?;
         let vocab = self.steps.model.config.vocab_size;
         let mut done = 0;
-        for part in tokens.chunks(chunk_or_default(chunk)) {
+        for part in tokens.chunks(self.steps.model.chunk(chunk)) {
             let hidden = self.forward(part)?;
             let logits = self.steps.all_logits(hidden);
             self.logits.values.clear();
@@ -155,8 +156,8 @@ impl Session {
     /// Feeds one token and returns at least the logits after it that are needed, with the bits that
     /// [`Session::decode`] gives them.
     ///
-    /// After some two dozen steps that do not need all of them, a copy of the output head in 8 bits
-    /// tells which rows matter; making it takes up to a second and half the memory of halves. See
+    /// From the third step on that does not need all of them, a copy of the output head in 8 bits
+    /// tells which rows matter; making it takes a fraction of a second and half the memory of halves. See
     /// [`crate::model::LoadOptions::full_head`].
     ///
     /// # Errors
@@ -254,10 +255,6 @@ impl Session {
         let logits = self.steps.logits(hidden, &vec![need.clone(); n])?;
         Ok(logits.into_iter().map(|logits| Kept { need: need.clone(), logits }).collect())
     }
-}
-
-fn chunk_or_default(chunk: usize) -> usize {
-    if chunk == 0 { DEFAULT_CHUNK } else { chunk }
 }
 
 /// Refuses logits of a damaged model.

@@ -1,13 +1,18 @@
 //! Dot products of stored float rows with `f32` vectors, in the order of `lanes`:
-//! lane `i % 32` adds `f32(w[i]) * x[i]`, product and sum each rounded.
+//! lane `i % 32` adds `f32(w[i]) * x[i]`, rounded once.
 //!
 //! Several rows or several vectors can share a pass: two rows reuse each load of `x`, two vectors
 //! reuse each conversion of `w`. Every pair still has 32 lanes of its own, so the bits are those
 //! of one pair alone. Two pairs are 64 accumulators: eight of AVX2's sixteen registers; four pairs
-//! would spill. AVX-512 has room for two rows and four vectors at once.
+//! would spill. AVX-512 has room for two rows and four vectors at once; four vectors and the rows that pass by are more than
+//! the first cache holds, so there many rows take a part of the columns before the next.
 
 use super::lanes::{LANES, Operation, Simd, UNIT, Unit, fold, pad, split};
 use core::marker::PhantomData;
+
+/// Pairs of rows that take a part of the columns before the next, and groups of 32 columns of a part.
+const PAIRS: usize = 8;
+const PART: usize = 40;
 
 /// A format that weights are stored in, little-endian.
 pub(super) trait Stored {
@@ -86,6 +91,9 @@ impl Stored for F32 {
     }
 }
 
+/// The lanes of all pairs of `ROWS` rows and `VECTORS` vectors.
+type Sums<S, const ROWS: usize, const VECTORS: usize> = [[[<S as Simd>::Vector; 2]; VECTORS]; ROWS];
+
 /// All pairs of `ROWS` rows and `VECTORS` vectors of one length. `ahead`: so many bytes behind each group of weights is
 /// what should come to the cache meanwhile.
 #[inline(always)]
@@ -95,29 +103,59 @@ fn tile<F: Stored, S: Simd, const ROWS: usize, const VECTORS: usize>(
     vectors: [&[f32]; VECTORS],
     ahead: Option<usize>,
 ) -> [[f32; VECTORS]; ROWS] {
+    let blocks = rows.map(|row| F::blocks(row).0);
+    let whole = split(vectors[0]).0.len();
     let mut sums = [[[simd.splat(0.0); 2]; VECTORS]; ROWS];
-    let rows = rows.map(|row| F::blocks(row));
-    let vectors = vectors.map(split);
+    sums = part::<F, S, ROWS, VECTORS>(simd, sums, blocks, vectors.map(|vector| &split(vector).0[..whole]), ahead);
+    finish::<F, S, ROWS, VECTORS>(simd, sums, rows, vectors)
+}
+
+/// Adds the products of some whole groups of 32 columns.
+#[inline(always)]
+fn part<F: Stored, S: Simd, const ROWS: usize, const VECTORS: usize>(
+    simd: S,
+    mut sums: Sums<S, ROWS, VECTORS>,
+    rows: [&[F::Block]; ROWS],
+    vectors: [&[[Unit; 2]]; VECTORS],
+    ahead: Option<usize>,
+) -> Sums<S, ROWS, VECTORS> {
     // Slices of one known length, so that the loop needs no bounds checks.
-    let whole = vectors[0].0.len();
-    let whole_rows = rows.map(|row| &row.0[..whole]);
-    let whole_vectors = vectors.map(|vector| &vector.0[..whole]);
-    for b in 0..whole {
+    let n = vectors[0].len();
+    let rows = rows.map(|row| &row[..n]);
+    let vectors = vectors.map(|vector| &vector[..n]);
+    for b in 0..n {
+        // All rows multiply what is in registers; a request to memory between them would make the compiler load it again.
+        let mut values = [[simd.splat(0.0); 2]; VECTORS];
+        for v in 0..VECTORS {
+            values[v] = [simd.load(&vectors[v][b][0]), simd.load(&vectors[v][b][1])];
+        }
         for r in 0..ROWS {
             if let Some(distance) = ahead {
-                simd.prefetch(whole_rows[r][b..].as_ptr().cast::<u8>().wrapping_add(distance));
+                simd.prefetch(rows[r][b..].as_ptr().cast::<u8>().wrapping_add(distance));
             }
-            let weights = F::widen(simd, &whole_rows[r][b]);
+            let weights = F::widen(simd, &rows[r][b]);
             for v in 0..VECTORS {
-                sums[r][v] = step(simd, sums[r][v], weights, &whole_vectors[v][b]);
+                sums[r][v] = step(simd, sums[r][v], weights, values[v]);
             }
         }
     }
-    if !vectors[0].1.is_empty() {
+    sums
+}
+
+/// Adds the products of the columns that are left, and adds up the lanes.
+#[inline(always)]
+fn finish<F: Stored, S: Simd, const ROWS: usize, const VECTORS: usize>(
+    simd: S,
+    mut sums: Sums<S, ROWS, VECTORS>,
+    rows: [&[u8]; ROWS],
+    vectors: [&[f32]; VECTORS],
+) -> [[f32; VECTORS]; ROWS] {
+    if !split(vectors[0]).1.is_empty() {
         for r in 0..ROWS {
-            let weights = F::widen(simd, &F::partial(rows[r].1));
+            let weights = F::widen(simd, &F::partial(F::blocks(rows[r]).1));
             for v in 0..VECTORS {
-                sums[r][v] = step(simd, sums[r][v], weights, &pad(vectors[v].1, 0.0));
+                let [low, high] = pad(split(vectors[v]).1, 0.0);
+                sums[r][v] = step(simd, sums[r][v], weights, [simd.load(&low), simd.load(&high)]);
             }
         }
     }
@@ -131,13 +169,43 @@ fn tile<F: Stored, S: Simd, const ROWS: usize, const VECTORS: usize>(
     products
 }
 
+/// `PAIRS` pairs of rows with four vectors. The vectors do not stay in the first cache beside the rows that pass through it,
+/// so that all rows take a part of the columns before the next; their lanes wait in memory meanwhile.
+#[inline(always)]
+fn in_parts<F: Stored, S: Simd>(
+    simd: S,
+    rows: &[u8],
+    vectors: [&[f32]; 4],
+    ahead: Option<usize>,
+) -> [[[f32; 4]; 2]; PAIRS] {
+    let row_size = vectors[0].len() * F::SIZE;
+    let row = |r: usize| &rows[r * row_size..(r + 1) * row_size];
+    let whole = split(vectors[0]).0.len();
+    let mut sums = [[[[simd.splat(0.0); 2]; 4]; 2]; PAIRS];
+    let mut start = 0;
+    while start < whole {
+        let end = (start + PART).min(whole);
+        let mut some: [&[[Unit; 2]]; 4] = [&[]; 4];
+        for v in 0..4 {
+            some[v] = &split(vectors[v]).0[start..end];
+        }
+        for (pair, sums) in sums.iter_mut().enumerate() {
+            let two = [&F::blocks(row(2 * pair)).0[start..end], &F::blocks(row(2 * pair + 1)).0[start..end]];
+            *sums = part::<F, S, 2, 4>(simd, *sums, two, some, ahead);
+        }
+        start = end;
+    }
+    let mut products = [[[0.0; 4]; 2]; PAIRS];
+    for pair in 0..PAIRS {
+        products[pair] = finish::<F, S, 2, 4>(simd, sums[pair], [row(2 * pair), row(2 * pair + 1)], vectors);
+    }
+    products
+}
+
 /// 32 products added to 32 lanes.
 #[inline(always)]
-fn step<S: Simd>(simd: S, sums: [S::Vector; 2], weights: [S::Vector; 2], values: &[Unit; 2]) -> [S::Vector; 2] {
-    [
-        simd.add_product(sums[0], weights[0], simd.load(&values[0])),
-        simd.add_product(sums[1], weights[1], simd.load(&values[1])),
-    ]
+fn step<S: Simd>(simd: S, sums: [S::Vector; 2], weights: [S::Vector; 2], values: [S::Vector; 2]) -> [S::Vector; 2] {
+    [simd.add_product(sums[0], weights[0], values[0]), simd.add_product(sums[1], weights[1], values[1])]
 }
 
 /// One row, one vector.
@@ -176,6 +244,8 @@ impl<F: Stored> Operation for RowsDot<'_, F> {
         let row = |r: usize| &self.rows[r * row_size..(r + 1) * row_size];
         let vector = |v: usize| &self.vectors[v * cols..(v + 1) * cols];
         let n_vectors = self.vectors.len() / cols;
+        // Who meets the rows first waits for memory, unless what was multiplied before has asked for them.
+        let soon = (n_vectors < 8).then_some(2 * row_size);
         let mut first = 0;
         while S::MANY_SUMS && first + 4 <= n_vectors {
             let vectors = [vector(first), vector(first + 1), vector(first + 2), vector(first + 3)];
@@ -184,10 +254,22 @@ impl<F: Stored> Operation for RowsDot<'_, F> {
                     self.out[(first + i) * n_rows + r] = sum;
                 }
             };
-            // The first vectors wait for the rows, the last ones find them in cache; meanwhile the rows behind these
-            // come, which are likely to be next.
-            let ahead = (first > 0 && first + 8 > n_vectors).then_some(self.rows.len());
-            for r in (0..n_rows - n_rows % 2).step_by(2) {
+            // Many vectors leave memory time to bring the rows behind these, which are likely to be next: the last ones find theirs
+            // in cache and ask for those.
+            let ahead = match first {
+                0 => soon,
+                _ => (first + 8 > n_vectors).then_some(self.rows.len()),
+            };
+            let mut r = 0;
+            while r + 2 * PAIRS <= n_rows {
+                let rows = &self.rows[r * row_size..(r + 2 * PAIRS) * row_size];
+                for (i, [a, b]) in in_parts::<F, S>(simd, rows, vectors, ahead).into_iter().enumerate() {
+                    put(r + 2 * i, a);
+                    put(r + 2 * i + 1, b);
+                }
+                r += 2 * PAIRS;
+            }
+            for r in (r..n_rows - n_rows % 2).step_by(2) {
                 let [a, b] = tile::<F, S, 2, 4>(simd, [row(r), row(r + 1)], vectors, ahead);
                 put(r, a);
                 put(r + 1, b);
@@ -199,8 +281,9 @@ impl<F: Stored> Operation for RowsDot<'_, F> {
             first += 4;
         }
         for v in (first..n_vectors - n_vectors % 2).step_by(2) {
+            let ahead = soon.filter(|_| v == 0);
             for r in 0..n_rows {
-                let [sums] = tile::<F, S, 1, 2>(simd, [row(r)], [vector(v), vector(v + 1)], None);
+                let [sums] = tile::<F, S, 1, 2>(simd, [row(r)], [vector(v), vector(v + 1)], ahead);
                 self.out[v * n_rows + r] = sums[0];
                 self.out[(v + 1) * n_rows + r] = sums[1];
             }
@@ -208,8 +291,9 @@ impl<F: Stored> Operation for RowsDot<'_, F> {
         if n_vectors % 2 == 1 {
             let x = vector(n_vectors - 1);
             let out = &mut self.out[(n_vectors - 1) * n_rows..];
+            let ahead = soon.filter(|_| n_vectors == 1);
             for r in (0..n_rows - n_rows % 2).step_by(2) {
-                let sums = tile::<F, S, 2, 1>(simd, [row(r), row(r + 1)], [x], None);
+                let sums = tile::<F, S, 2, 1>(simd, [row(r), row(r + 1)], [x], ahead);
                 out[r] = sums[0][0];
                 out[r + 1] = sums[1][0];
             }

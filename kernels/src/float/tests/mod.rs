@@ -287,6 +287,23 @@ fn rows_and_vectors_together_are_rows_and_vectors_alone() {
     });
 }
 
+/// So many that they take the columns in parts, and some that are left.
+#[test]
+fn many_rows_and_vectors_are_rows_and_vectors_alone() {
+    let (n_rows, n_vectors, n) = (37, 9, 2 * 1280 + 45);
+    for kernels in instances() {
+        let mut random = Random(7);
+        let rows = halves(&random.values(n_rows * n, 0));
+        let vectors = random.values(n_vectors * n, 0);
+        let mut out = vec![9.0; n_rows * n_vectors];
+        kernels.rows_dot_f16_multi(&rows, &vectors, n_vectors, &mut out);
+        for (x, out) in vectors.chunks(n).zip(out.chunks(n_rows)) {
+            let expected: Vec<f32> = rows.chunks(n).map(|row| kernels.dot_f16(row, x)).collect();
+            assert_same(out, &expected, kernels.name());
+        }
+    }
+}
+
 #[test]
 fn rms_norm_keeps_the_order() {
     for_all(|kernels, n, values, what| {
