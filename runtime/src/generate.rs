@@ -3,6 +3,7 @@
 use crate::error::Result;
 use crate::model::Model;
 use crate::sampler::{Sampler, SamplerConfig};
+use crate::scores::Need;
 use crate::session::Session;
 use crate::speculation::Speculator;
 use crate::tokenizer::{StopStrings, Utf8Stream};
@@ -106,7 +107,13 @@ impl<'s> Generation<'s> {
         let sampler = Sampler::new(options.sampler.clone())?;
         let stop = StopStrings::new(&options.stop)?;
         let began = Instant::now();
-        session.prefill(prompt, options.chunk)?;
+        let need = match prompt.split_last() {
+            Some((last, before)) if !options.logprobs => {
+                sampler.need_after(&[session.tokens(), before].concat(), *last)
+            }
+            _ => Need::All,
+        };
+        session.prefill_for(prompt, options.chunk, &need)?;
         let stats =
             Stats { prompt_tokens: prompt.len(), prompt_seconds: began.elapsed().as_secs_f64(), ..Stats::default() };
         Ok(Generation {

@@ -110,15 +110,25 @@ impl Session {
     /// No tokens, an id outside the vocabulary, more tokens than fit, or logits that are not
     /// finite. After an error about the tokens nothing was fed.
     pub fn prefill(&mut self, tokens: &[u32], chunk: usize) -> Result<&[f32]> {
+        self.prefill_for(tokens, chunk, &Need::All)?;
+        Ok(&self.logits.values)
+    }
+
+    /// Feeds tokens like [`Session::prefill`] and returns at least the logits after the last one that are needed, as
+    /// [`Session::decode_for`] does.
+    ///
+    /// # Errors
+    /// As [`Session::prefill`].
+    pub fn prefill_for(&mut self, tokens: &[u32], chunk: usize, need: &Need) -> Result<Scores<'_>> {
         self.check(tokens)?;
         let mut hidden = Vec::new();
         for part in tokens.chunks(self.steps.model.chunk(chunk)) {
             hidden = self.forward(part)?;
         }
         let last = hidden.split_off(hidden.len() - self.steps.model.config.hidden);
-        self.logits = self.scores_of(&last, &Need::All)?.swap_remove(0).logits;
+        self.logits = self.scores_of(&last, need)?.swap_remove(0).logits;
         finite(&self.logits.values, self.tokens.len() - 1)?;
-        Ok(&self.logits.values)
+        Ok(self.scores())
     }
 
     /// Feeds tokens like [`Session::prefill`] and calls `each(i, logits after tokens[i])` for all.
@@ -138,8 +148,8 @@ impl Session {
                 finite(row, done)?;
                 each(done, row);
                 done += 1;
-                row.clone_into(&mut self.logits.values);
             }
+            logits[logits.len() - vocab..].clone_into(&mut self.logits.values);
         }
         Ok(())
     }

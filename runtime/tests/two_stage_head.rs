@@ -74,8 +74,14 @@ fn chosen_logits_have_the_bits_of_all_logits() {
         let mut token = 3;
         for step in 0..40 {
             let need = &needs[step % needs.len()];
-            let all = whole.decode(token).unwrap().to_vec();
-            let scores = staged.decode_for(token, need).unwrap();
+            // Every third time they are those after a prompt.
+            let tokens = if step % 3 == 2 { vec![token, 9, 4] } else { vec![token] };
+            let all = whole.prefill(&tokens, 2).unwrap().to_vec();
+            let scores = match tokens[..] {
+                [token] => staged.decode_for(token, need),
+                _ => staged.prefill_for(&tokens, 2, need),
+            };
+            let scores = scores.unwrap();
             let mut order: Vec<u32> = (0..all.len() as u32).collect();
             order.sort_by(|a, b| all[*b as usize].total_cmp(&all[*a as usize]).then(a.cmp(b)));
             let given: Vec<(u32, u32)> = scores.iter().map(|(id, logit)| (id, logit.to_bits())).collect();
