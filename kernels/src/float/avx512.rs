@@ -1,6 +1,6 @@
 //! The AVX-512 instance: sixteen values in one register.
 
-use super::lanes::{HalfUnit, Operation, Simd, Unit};
+use super::lanes::{HalfUnit, Operation, Simd, UNIT, Unit};
 use crate::isa::{Isa, Level};
 use core::arch::x86_64::*;
 
@@ -73,6 +73,31 @@ impl Simd for Avx512 {
     fn larger(self, max: Self::Vector, candidate: Self::Vector) -> Self::Vector {
         // SAFETY: needs AVX-512 F; `self` exists only if `Avx512::new` saw a level with it.
         unsafe { _mm512_max_ps(candidate, max) }
+    }
+
+    /// Each step adds halves of two vectors side by side, so that half as many are left.
+    #[inline(always)]
+    fn fold_each(self, vectors: [Self::Vector; UNIT]) -> Unit {
+        let mut v = vectors;
+        // SAFETY: needs AVX-512 F; `self` exists only if `Avx512::new` saw a level with it.
+        unsafe {
+            for i in 0..8 {
+                let (a, b) = (v[2 * i], v[2 * i + 1]);
+                v[i] = _mm512_add_ps(_mm512_shuffle_f32x4::<0x44>(a, b), _mm512_shuffle_f32x4::<0xee>(a, b));
+            }
+            for i in 0..4 {
+                let (a, b) = (v[2 * i], v[2 * i + 1]);
+                v[i] = _mm512_add_ps(_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0xdd>(a, b));
+            }
+            for i in 0..2 {
+                let (a, b) = (v[2 * i], v[2 * i + 1]);
+                v[i] = _mm512_add_ps(_mm512_shuffle_ps::<0x44>(a, b), _mm512_shuffle_ps::<0xee>(a, b));
+            }
+            let sums = _mm512_add_ps(_mm512_shuffle_ps::<0x88>(v[0], v[1]), _mm512_shuffle_ps::<0xdd>(v[0], v[1]));
+            // Quarter k holds the sums of vectors k, k + 4, k + 8 and k + 12.
+            let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+            self.store(_mm512_permutexvar_ps(order, sums))
+        }
     }
 
     #[inline(always)]

@@ -4,15 +4,17 @@
 //! Several rows or several vectors can share a pass: two rows reuse each load of `x`, two vectors
 //! reuse each conversion of `w`. Every pair still has 32 lanes of its own, so the bits are those
 //! of one pair alone. Two pairs are 64 accumulators: eight of AVX2's sixteen registers; four pairs
-//! would spill. AVX-512 has room for two rows and four vectors at once; four vectors and the rows that pass by are more than
-//! the first cache holds, so there many rows take a part of the columns before the next.
+//! would spill. AVX-512 has room for half the lanes of sixteen pairs, of two rows and eight vectors or of four and four: lanes do
+//! not meet before the end, so that one half of them can be computed after the other.
 
 use super::lanes::{LANES, Operation, Simd, UNIT, Unit, fold, pad, split};
 use core::marker::PhantomData;
 
-/// Pairs of rows that take a part of the columns before the next, and groups of 32 columns of a part.
-const PAIRS: usize = 8;
-const PART: usize = 40;
+/// Rows that take a part of the columns before the next.
+const MANY: usize = 16;
+
+/// Groups of 32 columns of a part, of all vectors together: 8 KiB.
+const PART: usize = 64;
 
 /// A format that weights are stored in, little-endian.
 pub(super) trait Stored {
@@ -169,37 +171,111 @@ fn finish<F: Stored, S: Simd, const ROWS: usize, const VECTORS: usize>(
     products
 }
 
-/// `PAIRS` pairs of rows with four vectors. The vectors do not stay in the first cache beside the rows that pass through it,
-/// so that all rows take a part of the columns before the next; their lanes wait in memory meanwhile.
+/// Up to `MANY` rows with `VECTORS` vectors: the products of a row stand together, and behind the last row is anything.
+///
+/// `ROWS * VECTORS` are 16, so that the sums of `ROWS` rows fill half of the registers if only one half of the lanes is
+/// computed at a time: then most of what is loaded and converted is used several times. The vectors do not stay in the first
+/// cache beside the rows that pass through it, so that all rows take a part of the columns before the next; their lanes
+/// wait in memory meanwhile. `GROUPS * ROWS` are `MANY`.
 #[inline(always)]
-fn in_parts<F: Stored, S: Simd>(
+fn many<F: Stored, S: Simd, const ROWS: usize, const VECTORS: usize, const GROUPS: usize>(
     simd: S,
+    sums: &mut [[[[S::Vector; VECTORS]; ROWS]; 2]; GROUPS],
     rows: &[u8],
-    vectors: [&[f32]; 4],
-    ahead: Option<usize>,
-) -> [[[f32; 4]; 2]; PAIRS] {
+    vectors: [&[f32]; VECTORS],
+    ahead: usize,
+) -> [[[f32; VECTORS]; ROWS]; GROUPS] {
+    const { assert!(ROWS * VECTORS == UNIT && ROWS * GROUPS == MANY) };
     let row_size = vectors[0].len() * F::SIZE;
-    let row = |r: usize| &rows[r * row_size..(r + 1) * row_size];
+    let last = rows.len() / row_size - 1;
+    let used = last / ROWS + 1;
+    // Where rows end within a group, the last one stands for those that are not there.
+    let group = |g: usize| {
+        let mut group = [rows; ROWS];
+        for (r, row) in group.iter_mut().enumerate() {
+            let start = (g * ROWS + r).min(last) * row_size;
+            *row = &rows[start..start + row_size];
+        }
+        group
+    };
     let whole = split(vectors[0]).0.len();
-    let mut sums = [[[[simd.splat(0.0); 2]; 4]; 2]; PAIRS];
+    for sums in &mut sums[..used] {
+        *sums = [[[simd.splat(0.0); VECTORS]; ROWS]; 2];
+    }
     let mut start = 0;
     while start < whole {
-        let end = (start + PART).min(whole);
-        let mut some: [&[[Unit; 2]]; 4] = [&[]; 4];
-        for v in 0..4 {
-            some[v] = &split(vectors[v]).0[start..end];
+        let end = (start + PART / VECTORS).min(whole);
+        let mut values: [&[[Unit; 2]]; VECTORS] = [&[]; VECTORS];
+        for v in 0..VECTORS {
+            values[v] = &split(vectors[v]).0[start..end];
         }
-        for (pair, sums) in sums.iter_mut().enumerate() {
-            let two = [&F::blocks(row(2 * pair)).0[start..end], &F::blocks(row(2 * pair + 1)).0[start..end]];
-            *sums = part::<F, S, 2, 4>(simd, *sums, two, some, ahead);
+        for (g, [low, high]) in sums[..used].iter_mut().enumerate() {
+            let mut blocks: [&[F::Block]; ROWS] = [&[]; ROWS];
+            for (blocks, row) in blocks.iter_mut().zip(group(g)) {
+                *blocks = &F::blocks(row).0[start..end];
+            }
+            *low = half::<F, S, ROWS, VECTORS, 0>(simd, *low, blocks, values, ahead);
+            *high = half::<F, S, ROWS, VECTORS, 1>(simd, *high, blocks, values, ahead);
         }
         start = end;
     }
-    let mut products = [[[0.0; 4]; 2]; PAIRS];
-    for pair in 0..PAIRS {
-        products[pair] = finish::<F, S, 2, 4>(simd, sums[pair], [row(2 * pair), row(2 * pair + 1)], vectors);
+    let mut products = [[[0.0; VECTORS]; ROWS]; GROUPS];
+    for (g, [low, high]) in sums[..used].iter_mut().enumerate() {
+        if !split(vectors[0]).1.is_empty() {
+            for (r, row) in group(g).into_iter().enumerate() {
+                let weights = F::widen(simd, &F::partial(F::blocks(row).1));
+                for v in 0..VECTORS {
+                    let values = pad(split(vectors[v]).1, 0.0);
+                    low[r][v] = simd.add_product(low[r][v], weights[0], simd.load(&values[0]));
+                    high[r][v] = simd.add_product(high[r][v], weights[1], simd.load(&values[1]));
+                }
+            }
+        }
+        let mut lanes = [simd.splat(0.0); UNIT];
+        for r in 0..ROWS {
+            for v in 0..VECTORS {
+                lanes[r * VECTORS + v] = simd.add(low[r][v], high[r][v]);
+            }
+        }
+        products[g].as_flattened_mut().copy_from_slice(&simd.fold_each(lanes));
     }
     products
+}
+
+/// Adds the products of one half of the lanes, 0 or 1, of some whole groups of 32 columns.
+#[inline(always)]
+fn half<F: Stored, S: Simd, const ROWS: usize, const VECTORS: usize, const HALF: usize>(
+    simd: S,
+    mut sums: [[S::Vector; VECTORS]; ROWS],
+    rows: [&[F::Block]; ROWS],
+    vectors: [&[[Unit; 2]]; VECTORS],
+    ahead: usize,
+) -> [[S::Vector; VECTORS]; ROWS] {
+    // Slices of one known length, so that the loop needs no bounds checks.
+    let n = vectors[0].len();
+    let (mut blocks, mut values) = ([rows[0]; ROWS], [vectors[0]; VECTORS]);
+    for r in 0..ROWS {
+        blocks[r] = &rows[r][..n];
+    }
+    for v in 0..VECTORS {
+        values[v] = &vectors[v][..n];
+    }
+    for b in 0..n {
+        for row in &blocks[HALF * ROWS / 2..(HALF + 1) * ROWS / 2] {
+            simd.prefetch(row.as_ptr().wrapping_add(b).cast::<u8>().wrapping_add(ahead));
+        }
+        let mut weights = [simd.splat(0.0); ROWS];
+        for r in 0..ROWS {
+            weights[r] = F::widen(simd, &blocks[r][b])[HALF];
+        }
+        for v in 0..VECTORS {
+            let value = simd.load(&values[v][b][HALF]);
+            for r in 0..ROWS {
+                sums[r][v] = simd.add_product(sums[r][v], weights[r], value);
+            }
+        }
+    }
+    sums
 }
 
 /// 32 products added to 32 lanes.
@@ -233,53 +309,55 @@ pub(super) struct RowsDot<'a, F> {
     pub format: PhantomData<F>,
 }
 
+impl<F: Stored> RowsDot<'_, F> {
+    /// All rows with `VECTORS` vectors from one on.
+    #[inline(always)]
+    fn pass<S: Simd, const ROWS: usize, const VECTORS: usize, const GROUPS: usize>(&mut self, simd: S, first: usize) {
+        let row_size = self.cols * F::SIZE;
+        let n_rows = self.rows.len() / row_size;
+        let mut vectors: [&[f32]; VECTORS] = [&[]; VECTORS];
+        for (v, vector) in vectors.iter_mut().enumerate() {
+            *vector = &self.vectors[(first + v) * self.cols..(first + v + 1) * self.cols];
+        }
+        // Who meets the rows first waits for memory; the others ask for what they have.
+        let ahead = if first == 0 { MANY * row_size } else { 0 };
+        let mut sums = [[[[simd.splat(0.0); VECTORS]; ROWS]; 2]; GROUPS];
+        for start in (0..n_rows).step_by(MANY) {
+            let end = (start + MANY).min(n_rows);
+            let rows = &self.rows[start * row_size..end * row_size];
+            let products = many::<F, S, ROWS, VECTORS, GROUPS>(simd, &mut sums, rows, vectors, ahead);
+            for (row, products) in (start..end).zip(products.as_flattened()) {
+                for (v, product) in products.iter().enumerate() {
+                    self.out[(first + v) * n_rows + row] = *product;
+                }
+            }
+        }
+    }
+}
+
 impl<F: Stored> Operation for RowsDot<'_, F> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
+    fn run<S: Simd>(mut self, simd: S) {
         let cols = self.cols;
         let row_size = cols * F::SIZE;
         let n_rows = self.rows.len() / row_size;
-        let row = |r: usize| &self.rows[r * row_size..(r + 1) * row_size];
-        let vector = |v: usize| &self.vectors[v * cols..(v + 1) * cols];
         let n_vectors = self.vectors.len() / cols;
-        // Who meets the rows first waits for memory, unless what was multiplied before has asked for them.
-        let soon = (n_vectors < 8).then_some(2 * row_size);
         let mut first = 0;
         while S::MANY_SUMS && first + 4 <= n_vectors {
-            let vectors = [vector(first), vector(first + 1), vector(first + 2), vector(first + 3)];
-            let mut put = |r: usize, sums: [f32; 4]| {
-                for (i, sum) in sums.into_iter().enumerate() {
-                    self.out[(first + i) * n_rows + r] = sum;
-                }
-            };
-            // Many vectors leave memory time to bring the rows behind these, which are likely to be next: the last ones find theirs
-            // in cache and ask for those.
-            let ahead = match first {
-                0 => soon,
-                _ => (first + 8 > n_vectors).then_some(self.rows.len()),
-            };
-            let mut r = 0;
-            while r + 2 * PAIRS <= n_rows {
-                let rows = &self.rows[r * row_size..(r + 2 * PAIRS) * row_size];
-                for (i, [a, b]) in in_parts::<F, S>(simd, rows, vectors, ahead).into_iter().enumerate() {
-                    put(r + 2 * i, a);
-                    put(r + 2 * i + 1, b);
-                }
-                r += 2 * PAIRS;
+            if first + 8 <= n_vectors {
+                self.pass::<S, 2, 8, 8>(simd, first);
+                first += 8;
+            } else {
+                self.pass::<S, 4, 4, 4>(simd, first);
+                first += 4;
             }
-            for r in (r..n_rows - n_rows % 2).step_by(2) {
-                let [a, b] = tile::<F, S, 2, 4>(simd, [row(r), row(r + 1)], vectors, ahead);
-                put(r, a);
-                put(r + 1, b);
-            }
-            if n_rows % 2 == 1 {
-                let [a] = tile::<F, S, 1, 4>(simd, [row(n_rows - 1)], vectors, ahead);
-                put(n_rows - 1, a);
-            }
-            first += 4;
         }
+        let row = |r: usize| &self.rows[r * row_size..(r + 1) * row_size];
+        let vector = |v: usize| &self.vectors[v * cols..(v + 1) * cols];
+        // Who meets the rows first waits for memory.
+        let soon = (first == 0).then_some(2 * row_size);
         for v in (first..n_vectors - n_vectors % 2).step_by(2) {
             let ahead = soon.filter(|_| v == 0);
             for r in 0..n_rows {

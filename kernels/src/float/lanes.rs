@@ -38,7 +38,7 @@ pub(super) trait Simd: Copy {
     /// Sixteen values in registers.
     type Vector: Copy;
 
-    /// Whether sixteen vectors of sums fit the registers, and what is added to them.
+    /// Whether sixteen vectors of sums fit the registers beside what is added to them.
     const MANY_SUMS: bool = false;
 
     /// From memory.
@@ -67,6 +67,16 @@ pub(super) trait Simd: Copy {
 
     /// The sign bit cleared.
     fn abs(self, a: Self::Vector) -> Self::Vector;
+
+    /// The last four steps of the tree for each of sixteen vectors.
+    #[inline(always)]
+    fn fold_each(self, vectors: [Self::Vector; UNIT]) -> Unit {
+        let mut sums = [0.0; UNIT];
+        for i in 0..UNIT {
+            sums[i] = tree(self.store(vectors[i]));
+        }
+        sums
+    }
 
     /// Writes `first` plus the index of each positive value, rising; returns how many there are. The rest of `out` is
     /// anything.
@@ -124,25 +134,36 @@ pub(super) fn pad(tail: &[f32], padding: f32) -> [Unit; 2] {
 /// The final tree of a sum.
 #[inline(always)]
 pub(super) fn fold<S: Simd>(simd: S, lanes: [S::Vector; 2]) -> f32 {
-    let mut a = simd.store(simd.add(lanes[0], lanes[1]));
-    for half in [8, 4, 2, 1] {
-        for j in 0..half {
-            a[j] += a[j + half];
-        }
-    }
-    a[0]
+    tree(simd.store(simd.add(lanes[0], lanes[1])))
+}
+
+/// Its last four steps.
+#[inline(always)]
+fn tree(lanes: Unit) -> f32 {
+    one_of(lanes, |a, b| a + b)
 }
 
 /// The same tree for a maximum.
 #[inline(always)]
 fn fold_max<S: Simd>(simd: S, lanes: [S::Vector; 2]) -> f32 {
-    let mut a = simd.store(simd.larger(lanes[0], lanes[1]));
-    for half in [8, 4, 2, 1] {
-        for j in 0..half {
-            a[j] = larger(a[j], a[j + half]);
-        }
+    one_of(simd.store(simd.larger(lanes[0], lanes[1])), larger)
+}
+
+/// Halves sixteen values until one is left.
+#[inline(always)]
+fn one_of(lanes: Unit, both: impl Fn(f32, f32) -> f32) -> f32 {
+    halved::<2, 1>(halved::<4, 2>(halved::<8, 4>(halved::<16, 8>(lanes, &both), &both), &both), &both)[0]
+}
+
+/// What `both` makes of each value of the first half and that of the second. Its length is constant, so that it is no loop.
+#[inline(always)]
+fn halved<const TWO: usize, const ONE: usize>(lanes: [f32; TWO], both: &impl Fn(f32, f32) -> f32) -> [f32; ONE] {
+    const { assert!(TWO == 2 * ONE) };
+    let mut halves = [0.0; ONE];
+    for j in 0..ONE {
+        halves[j] = both(lanes[j], lanes[j + ONE]);
     }
-    a[0]
+    halves
 }
 
 /// Folds `x` into 32 lanes that start as `start`; the tail is padded with `start` as well.

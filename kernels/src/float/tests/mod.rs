@@ -290,16 +290,25 @@ fn rows_and_vectors_together_are_rows_and_vectors_alone() {
 /// So many that they take the columns in parts, and some that are left.
 #[test]
 fn many_rows_and_vectors_are_rows_and_vectors_alone() {
-    let (n_rows, n_vectors, n) = (37, 9, 2 * 1280 + 45);
-    for kernels in instances() {
-        let mut random = Random(7);
-        let rows = halves(&random.values(n_rows * n, 0));
-        let vectors = random.values(n_vectors * n, 0);
-        let mut out = vec![9.0; n_rows * n_vectors];
-        kernels.rows_dot_f16_multi(&rows, &vectors, n_vectors, &mut out);
-        for (x, out) in vectors.chunks(n).zip(out.chunks(n_rows)) {
-            let expected: Vec<f32> = rows.chunks(n).map(|row| kernels.dot_f16(row, x)).collect();
-            assert_same(out, &expected, kernels.name());
+    // Eight vectors, four, two and one; less than a group of columns, whole groups, and both.
+    let n_vectors = 15;
+    for (n_rows, n) in [(1, 20), (3, 32), (16, 96), (37, 2 * 1280 + 45)] {
+        for kernels in instances() {
+            let mut random = Random(7);
+            let floats = random.values(n_rows * n, 0);
+            let rows = halves(&floats);
+            let vectors = random.values(n_vectors * n, 0);
+            let (mut out, mut out_f32) = (vec![9.0; n_rows * n_vectors], vec![9.0; n_rows * n_vectors]);
+            kernels.rows_dot_f16_multi(&rows, &vectors, n_vectors, &mut out);
+            let bytes = bytemuck::cast_slice(&floats);
+            kernels.rows_dot_multi(FloatFormat::F32, bytes, &vectors, n_vectors, &mut out_f32);
+            let outs = out.chunks(n_rows).zip(out_f32.chunks(n_rows));
+            for (x, (out, out_f32)) in vectors.chunks(n).zip(outs) {
+                let expected: Vec<f32> = rows.chunks(n).map(|row| kernels.dot_f16(row, x)).collect();
+                assert_same(out, &expected, kernels.name());
+                let expected: Vec<f32> = floats.chunks(n).map(|row| kernels.dot_f32(row, x)).collect();
+                assert_same(out_f32, &expected, kernels.name());
+            }
         }
     }
 }
