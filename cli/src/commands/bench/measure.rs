@@ -22,6 +22,10 @@ const TEXT: &str = "Once upon a time there was an old king who lived in a great 
 /// Steps of a batch in one repeat read about this share of the tokens that decoding does.
 const BATCH_SHARE: usize = 4;
 
+/// Tokens of a prompt, and steps after it, that nobody times.
+const WARM_PROMPT: usize = 32;
+const WARM_STEPS: usize = 4;
+
 /// What is to be measured, once it is known to fit the model.
 pub struct Plan {
     pub prompt: usize,
@@ -150,8 +154,12 @@ pub struct Profiled {
 /// Measures everything in the plan.
 pub fn measure(model: &Model, plan: &Plan, bar: &ProgressBar) -> Result<Speeds> {
     let mut session = model.session(None)?;
-    // Weights are read once, threads and memory are there.
-    session.prefill(&plan.tokens[..plan.prompt.min(32)], plan.chunk)?;
+    // Weights are read once, threads and memory are there, and so is the copy of the head, as they are after a first answer.
+    read_prompt(&mut session, plan, plan.prompt.min(WARM_PROMPT))?;
+    session.truncate(0);
+    for &token in plan.tokens.iter().take(WARM_STEPS.min(plan.context)) {
+        next(&mut session, token)?;
+    }
     bar.inc(1);
 
     let (mut prefills, mut decodes) = (Vec::new(), Vec::new());
@@ -201,15 +209,21 @@ pub fn measure(model: &Model, plan: &Plan, bar: &ProgressBar) -> Result<Speeds> 
 fn prefill(session: &mut Session, plan: &Plan) -> Result<f64> {
     session.truncate(0);
     let began = Instant::now();
-    session.prefill(&plan.tokens[..plan.prompt], plan.chunk)?;
+    read_prompt(session, plan, plan.prompt)?;
     Ok(seconds_since(began))
+}
+
+/// Reads so many tokens, and finds the likeliest after them, as decoding does.
+fn read_prompt(session: &mut Session, plan: &Plan, n: usize) -> Result<()> {
+    session.prefill_for(&plan.tokens[..n], plan.chunk, &Need::top(1))?;
+    Ok(())
 }
 
 /// Brings the context to where decoding begins.
 fn start_at(session: &mut Session, plan: &Plan) -> Result<()> {
     session.truncate(0);
     if plan.depth > 0 {
-        session.prefill(&plan.tokens[..plan.depth], plan.chunk)?;
+        read_prompt(session, plan, plan.depth)?;
     }
     Ok(())
 }
