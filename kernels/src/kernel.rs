@@ -85,6 +85,8 @@ pub struct Kernel {
     pub(crate) run_asking: Option<RunAskingFn>,
     /// Where rows lie apart, so that those that are not wanted need not be read.
     pub(crate) run_rows: Option<RunRowsFn>,
+    /// Of such kernels: for rows that are in the cache already, where that is worth a function of its own.
+    pub(crate) run_cached_rows: Option<RunRowsFn>,
     /// Whether it leaves out the columns whose activation is 0.
     pub skips_columns: bool,
     /// Of a GEMV kernel: from this many vectors on, decoding weights once for all of them, as the GEMM of its level
@@ -138,10 +140,11 @@ impl Kernel {
         }
     }
 
-    /// See [`RunRowsFn`]; checks the sizes.
+    /// See [`RunRowsFn`]; checks the sizes. `cached`: the rows are in the cache.
     ///
     /// # Panics
     /// The kernel has no such function.
+    #[allow(clippy::too_many_arguments, reason = "a kernel's inputs, as `RunRowsFn` names them, and the proof")]
     pub(crate) fn run_rows(
         &self,
         isa: Isa,
@@ -149,6 +152,7 @@ impl Kernel {
         data: &[u8],
         rows: &[u32],
         prepared: &[Line],
+        cached: bool,
         out: &mut [i32],
     ) {
         let Some(run_rows) = self.run_rows else { panic!("{} takes whole tiles only", self.name) };
@@ -158,7 +162,8 @@ impl Kernel {
         assert!(rows.iter().all(|row| (*row as usize) < geometry.rows), "rows of this matrix");
         assert_eq!(prepared.len(), self.prepared_lines(geometry), "one prepared vector");
         assert_eq!(out.len(), rows.len(), "a sum for each row");
-        // SAFETY: the function needs the features of `self.level`; the second assertion has the
+        let run_rows = self.run_cached_rows.filter(|_| cached).unwrap_or(run_rows);
+        // SAFETY: both functions need the features of `self.level`; the second assertion has the
         // proof that this processor has them.
         unsafe { run_rows(geometry, data, rows, prepared, out) }
     }

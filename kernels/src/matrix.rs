@@ -3,6 +3,7 @@
 //! [`MatrixPlan`] holds no weights: engines map, share and page them as they like, and hand in the
 //! bytes at each call, where their length is checked.
 
+use crate::float::FloatKernels;
 use crate::format::{Geometry, GeometryError};
 use crate::gemv;
 use crate::isa::Isa;
@@ -53,6 +54,7 @@ impl core::error::Error for PlanError {}
 pub struct MatrixPlan {
     geometry: Geometry,
     isa: Isa,
+    float: FloatKernels,
     gemv: &'static Kernel,
     gemm: &'static Kernel,
 }
@@ -65,7 +67,8 @@ impl MatrixPlan {
     pub fn new(geometry: Geometry, isa: Isa) -> Result<MatrixPlan, PlanError> {
         geometry.check().map_err(PlanError::Geometry)?;
         let select = |operation| registry::select(isa, geometry.layout, operation);
-        Ok(MatrixPlan { geometry, isa, gemv: select(Operation::Gemv), gemm: select(Operation::Gemm) })
+        let (gemv, gemm) = (select(Operation::Gemv), select(Operation::Gemm));
+        Ok(MatrixPlan { geometry, isa, float: FloatKernels::new(isa), gemv, gemm })
     }
 
     /// The same with another kernel in place of the preferred one of its operation.
@@ -180,7 +183,16 @@ impl MatrixPlan {
     /// # Panics
     /// A slice has the wrong length, a row does not exist, or not [`MatrixPlan::has_row_sums`].
     pub fn row_sums(&self, data: &[u8], rows: &[u32], prepared: &[Line], out: &mut [i32]) {
-        self.gemv.run_rows(self.isa, &self.geometry, data, rows, prepared, out);
+        self.gemv.run_rows(self.isa, &self.geometry, data, rows, prepared, false, out);
+    }
+
+    /// [`MatrixPlan::row_sums`] for rows that are in the cache, since other vectors were multiplied with most of them lately:
+    /// the same sums, without asking memory for them.
+    ///
+    /// # Panics
+    /// As [`MatrixPlan::row_sums`].
+    pub fn cached_row_sums(&self, data: &[u8], rows: &[u32], prepared: &[Line], out: &mut [i32]) {
+        self.gemv.run_rows(self.isa, &self.geometry, data, rows, prepared, true, out);
     }
 
     /// How many sums [`MatrixPlan::sums`] writes.
@@ -221,6 +233,10 @@ impl MatrixPlan {
         let vectors =
             sums.chunks_exact(tiles.len() * n_blocks * tile_rows).zip(activation_scales.chunks_exact(per_vector));
         for ((sums, activation), y) in vectors.zip(y.chunks_exact_mut(n_rows)) {
+            if let (Scales::Tensor(scale), 1) = (scales, n_blocks) {
+                self.scale_rows(&sums[..n_rows], scale, activation[0], y);
+                continue;
+            }
             let per_tile = sums.chunks_exact(n_blocks * tile_rows).zip(y.chunks_mut(tile_rows));
             for (tile, (sums, y)) in tiles.clone().zip(per_tile) {
                 match scales {
@@ -244,21 +260,17 @@ impl MatrixPlan {
         }
     }
 
-    /// Turns sums of a matrix with one scale into floats: `y[i] = sums[i] * (activation scale * weight scale)`, as
-    /// many as `y` has places.
-    pub fn scale_rows(sums: &[i32], scale: f32, activation_scale: f32, y: &mut [f32]) {
-        let factor = activation_scale * scale;
-        for (y, sum) in y.iter_mut().zip(sums) {
-            *y = *sum as f32 * factor;
-        }
+    /// Turns sums of a matrix with one scale into floats: `y[i] = sums[i] * (activation scale * weight scale)`.
+    ///
+    /// # Panics
+    /// The slices differ in length.
+    pub fn scale_rows(&self, sums: &[i32], scale: f32, activation_scale: f32, y: &mut [f32]) {
+        self.float.scale(sums, activation_scale * scale, y);
     }
 
     /// The same for a tile's sums `[block][row in tile]`, once those of each row are added up, which no geometry is too large for.
     fn scale_tile(&self, sums: &[i32], scale: f32, activation_scale: f32, y: &mut [f32]) {
         let (first, others) = sums.split_at(self.geometry.tile_rows());
-        if others.is_empty() {
-            return MatrixPlan::scale_rows(first, scale, activation_scale, y);
-        }
         let factor = activation_scale * scale;
         for (row, (y, sum)) in y.iter_mut().zip(first).enumerate() {
             let others = others.iter().skip(row).step_by(first.len());

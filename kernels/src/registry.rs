@@ -10,7 +10,7 @@ use crate::kernel::{Family, Kernel, Operation};
 use crate::{gemm, gemv};
 
 macro_rules! gemv {
-    ($name:literal, $layout:ident, $family:ident, $level:ident, $($module:ident)::+ $(, prepare: $($preparer:ident)::+)? $(, gemm_from: $gemm_from:literal)? $(, run_asking: $asking:ident)?) => {
+    ($name:literal, $layout:ident, $family:ident, $level:ident, $($module:ident)::+ $(, prepare: $($preparer:ident)::+)? $(, gemm_from: $gemm_from:literal)? $(, run_asking: $asking:ident)? $(, run_cached_rows: $cached:ident)?) => {
         Kernel {
             name: $name,
             layout: Layout::$layout,
@@ -22,12 +22,15 @@ macro_rules! gemv {
             run: gemv::$($module)::+::run,
             run_asking: gemv!(@asking $($module)::+ $(, $asking)?),
             run_rows: gemv!(@rows $layout, $($module)::+),
+            run_cached_rows: gemv!(@cached $($module)::+ $(, $cached)?),
             skips_columns: false,
             gemm_from: gemv!(@gemm_from $($gemm_from)?),
         }
     };
     (@asking $($module:ident)::+) => { None };
     (@asking $($module:ident)::+, $asking:ident) => { Some(gemv::$($module)::+::$asking) };
+    (@cached $($module:ident)::+) => { None };
+    (@cached $($module:ident)::+, $cached:ident) => { Some(gemv::$($module)::+::$cached) };
     (@gemm_from) => { GEMM_FROM };
     (@gemm_from $gemm_from:literal) => { $gemm_from };
     (@rows I2S, $($module:ident)::+) => { Some(gemv::$($module)::+::run_rows) };
@@ -49,6 +52,7 @@ macro_rules! gemm {
             run: gemm::$module::run,
             run_asking: None,
             run_rows: None,
+            run_cached_rows: None,
             skips_columns: false,
             gemm_from: gemm!(@from $($from)?),
         }
@@ -70,6 +74,7 @@ macro_rules! skip_columns {
             run: gemv::c2::$module::run,
             run_asking: None,
             run_rows: None,
+            run_cached_rows: None,
             skips_columns: true,
             gemm_from: GEMM_FROM,
         }
@@ -98,7 +103,7 @@ static KERNELS: &[Kernel] = &[
     gemv!("gemv-t3-neon", T3, Lookup, Neon, t3::neon),
     gemv!("gemv-t3-scalar", T3, Lookup, Scalar, t3::scalar),
     #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
-    gemv!("gemv-i2s-avx512vnni", I2S, MultiplyAdd, Avx512Vnni, i2s::avx512vnni, prepare: i2s::avx512, gemm_from: 96, run_asking: run_asking),
+    gemv!("gemv-i2s-avx512vnni", I2S, MultiplyAdd, Avx512Vnni, i2s::avx512vnni, prepare: i2s::avx512, gemm_from: 96, run_asking: run_asking, run_cached_rows: run_cached_rows),
     #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
     gemv!("gemv-i2s-avxvnni", I2S, MultiplyAdd, AvxVnni, i2s::avxvnni, prepare: i2s::scalar),
     #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]

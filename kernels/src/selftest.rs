@@ -139,8 +139,10 @@ fn matrix_agrees(
         let wanted: [u32; 5] = array::from_fn(|i| (geometry.rows - 1 - i * (geometry.rows / 7)) as u32);
         let mut single = [0x5a5a_5a5a; 5];
         plan.row_sums(data, &wanted, &prepared[..lines], &mut single);
+        let mut cached = [0x5a5a_5a5a; 5];
+        plan.cached_row_sums(data, &wanted, &prepared[..lines], &mut cached);
         let at = |row: u32| row as usize;
-        if wanted.iter().zip(single).any(|(row, sum)| sums[at(*row)] != sum) {
+        if wanted.iter().zip(single).any(|(row, sum)| sums[at(*row)] != sum) || cached != single {
             return false;
         }
     }
@@ -375,6 +377,7 @@ mod tests {
         run: wraps,
         run_asking: None,
         run_rows: None,
+        run_cached_rows: None,
         skips_columns: false,
         gemm_from: 4,
     };

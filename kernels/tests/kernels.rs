@@ -148,6 +148,9 @@ fn rows_alone_are_rows_of_tiles() {
                 plan.row_sums(&data, &wanted, &prepared, &mut sums);
                 let expected: Vec<i32> = wanted.iter().map(|row| expected[*row as usize]).collect();
                 assert_eq!(sums, expected, "{} {rows}x{cols} {wanted:?}", kernel.name);
+                sums.fill(0x5a5a_5a5a);
+                plan.cached_row_sums(&data, &wanted, &prepared, &mut sums);
+                assert_eq!(sums, expected, "{} {rows}x{cols} {wanted:?}, cached", kernel.name);
             }
         }
     }

@@ -128,13 +128,13 @@ impl<O: Observer> Forward<'_, O> {
                 TILES.with_borrow_mut(|[gates, ups, gated]| {
                     for item in items {
                         let rows = rows_of(item);
-                        // Several tokens want most rows of up, which then come while gates are multiplied.
+                        // Several tokens want most rows of up, which then come to the cache while gates are multiplied.
                         let next = if alone.is_some() && n > 1 { up.tiles(tiles_of(up, &rows)) } else { &[] };
                         gate.product_asking(tiles_of(gate, &rows), &inputs[gate_input], next, gates);
                         let positive = model.float.count_positive(gates);
                         match alone {
                             Some(alone) if (positive as f64) <= pays_below * gates.len() as f64 => {
-                                up_where_positive(&model.float, up, &rows, &inputs[alone], gates, ups);
+                                up_where_positive(&model.float, up, &rows, &inputs[alone], gates, n > 1, ups);
                             }
                             _ => up.product_in(tiles_of(up, &rows), &inputs[up_input], ups),
                         }
@@ -256,13 +256,14 @@ fn tiles_of(linear: &Linear, rows: &Range<usize>) -> Range<usize> {
     rows.start / linear.tile_rows()..rows.end.div_ceil(linear.tile_rows())
 }
 
-/// `[token][row]` of up for some rows, 0 where the gate is not positive.
+/// `[token][row]` of up for some rows, 0 where the gate is not positive. `cached`: the rows are in the cache.
 fn up_where_positive(
     float: &FloatKernels,
     up: &Linear,
     rows: &Range<usize>,
     input: &PreparedInput,
     gates: &[f32],
+    cached: bool,
     ups: &mut Vec<f32>,
 ) {
     let first = rows.start as u32;
@@ -276,7 +277,7 @@ fn up_where_positive(
             let n = float.positive(gates, wanted);
             let wanted = &mut wanted[..n];
             wanted.iter_mut().for_each(|row| *row += first);
-            up.row_products(wanted, input, token, products);
+            up.row_products(wanted, input, token, cached, products);
             for (row, product) in wanted.iter().zip(&*products) {
                 ups[(row - first) as usize] = *product;
             }
@@ -335,7 +336,7 @@ mod tests {
                     if share == 0.5 {
                         gates[1..4].copy_from_slice(&[0.0, -0.0, f32::NAN]);
                     }
-                    up_where_positive(float, up, &rows, &alone, &gates, &mut some);
+                    up_where_positive(float, up, &rows, &alone, &gates, n > 2, &mut some);
                     let expected = all.iter().zip(&gates).map(|(x, gate)| if *gate > 0.0 { *x } else { 0.0 });
                     let expected: Vec<u32> = expected.map(f32::to_bits).collect();
                     let some: Vec<u32> = some.iter().map(|x| x.to_bits()).collect();

@@ -9,7 +9,7 @@ use crate::feed_forward::PositiveGates;
 use crate::kv_cache::Span;
 use crate::linear::Linear;
 use crate::model::Inner;
-use crate::prepared::{FEW, PreparedInput};
+use crate::prepared::{PreparedInput, few};
 use crate::profile::{Observer, Part};
 use crate::rope::RopeTables;
 use crate::scratch::Scratch;
@@ -158,7 +158,7 @@ impl<O: Observer> Forward<'_, O> {
             let buffers = self.scratch.take_empty_lines(n_threads);
             let notes = Mutex::new(Vec::with_capacity(n));
             let input = (Arc::clone(self.model), Arc::clone(linear), norm.cloned(), Arc::clone(x), notes);
-            let few = n <= FEW;
+            let few = n <= few(n_threads);
             let grain = if few { 1 } else { n.div_ceil(4 * n_threads) };
             let ((.., notes), outputs) = self.pool.run_kept(
                 buffers,
@@ -167,7 +167,11 @@ impl<O: Observer> Forward<'_, O> {
                 grain,
                 move |(model, linear, norm, x, notes), items, out: &mut Vec<Line>| {
                     VECTOR.with_borrow_mut(|vector| {
-                        vector.resize(linear.vector_lines(operation), Line::ZERO);
+                        let n_lines = linear.vector_lines(operation);
+                        if vector.len() < n_lines {
+                            vector.resize(n_lines, Line::ZERO);
+                        }
+                        let vector = &mut vector[..n_lines];
                         for i in items {
                             let note = one(model, linear, norm.as_ref(), x, i, vector);
                             let used = if few { linear.used_lines(operation, vector) } else { vector.len() };

@@ -348,11 +348,11 @@ impl Linear {
 
 impl Linear {
     /// The results of some rows for vector `v` of `input`, which is prepared for [`Operation::Gemv`]; the other rows are
-    /// not read. `out` is overwritten.
+    /// not read. `cached`: they are in the cache. `out` is overwritten.
     ///
     /// # Panics
     /// Not [`Linear::skips_rows`], or the vector or a row does not exist.
-    pub(crate) fn row_products(&self, rows: &[u32], input: &PreparedInput, v: usize, out: &mut Vec<f32>) {
+    pub(crate) fn row_products(&self, rows: &[u32], input: &PreparedInput, v: usize, cached: bool, out: &mut Vec<f32>) {
         assert!(input.operation() == Operation::Gemv, "vectors for rows of their own");
         let OwnedScales::Tensor(scale) = self.scales else {
             unreachable!("layouts with rows of their own have one scale")
@@ -361,10 +361,14 @@ impl Linear {
             sums.resize(rows.len(), 0);
             let n_lines = self.vector_lines(Operation::Gemv);
             input.with_lines(&self.plan, |lines| {
-                self.plan.row_sums(&self.weights, rows, &lines[v * n_lines..][..n_lines], sums);
+                let vector = &lines[v * n_lines..][..n_lines];
+                match cached {
+                    true => self.plan.cached_row_sums(&self.weights, rows, vector, sums),
+                    false => self.plan.row_sums(&self.weights, rows, vector, sums),
+                }
             });
             out.resize(rows.len(), 0.0);
-            MatrixPlan::scale_rows(sums, scale, input.scales()[v], out);
+            self.plan.scale_rows(sums, scale, input.scales()[v], out);
         });
     }
 }

@@ -15,8 +15,11 @@ use tritone_kernels::kernel::Operation;
 use tritone_kernels::line::Line;
 use tritone_kernels::matrix::MatrixPlan;
 
-/// Vectors that stay where threads have made them are at most so many: each thread has room for them.
-pub(crate) const FEW: usize = 16;
+/// Vectors that stay where threads have made them are at most so many: each thread has room for all of them, and one between them
+/// puts them in order faster than a great many do for themselves.
+pub(crate) fn few(n_threads: usize) -> usize {
+    (512 / n_threads).clamp(16, 64)
+}
 
 /// Prepared vectors.
 pub(crate) struct PreparedInput {
@@ -180,11 +183,14 @@ fn own<R>(id: u64, n: usize, make: impl FnOnce(&mut [Line]), product: impl FnOnc
         *older = 1 - which;
         let (of, lines) = &mut inputs[which];
         if known.is_none() {
-            lines.resize(n, Line::ZERO);
-            make(lines);
+            // Never shorter, so that nothing is cleared again.
+            if lines.len() < n {
+                lines.resize(n, Line::ZERO);
+            }
+            make(&mut lines[..n]);
             *of = id;
         }
-        product(lines)
+        product(&lines[..n])
     })
 }
 

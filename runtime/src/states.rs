@@ -141,6 +141,17 @@ impl States {
     /// Calls `then` with each part of some columns of a token that is in one place, and which columns these are.
     fn each_part(&self, token: usize, columns: Range<usize>, mut then: impl FnMut(Range<usize>, &[f32])) {
         let mut at = columns.start;
+        if let Pieces::OfAll(pieces) = &self.pieces {
+            // In order, so that the first one alone is looked for.
+            let first = pieces.partition_point(|piece| piece.columns.end <= at);
+            for piece in pieces[first..].iter().take_while(|piece| piece.columns.start < columns.end) {
+                let end = piece.columns.end.min(columns.end);
+                let part = &self.of_piece(piece, token)[at - piece.columns.start..end - piece.columns.start];
+                then(at..end, part);
+                at = end;
+            }
+            return;
+        }
         while at < columns.end {
             let part = self.part(token, at);
             let part = &part[..part.len().min(columns.end - at)];
@@ -149,13 +160,17 @@ impl States {
         }
     }
 
+    /// A token's columns in a piece.
+    fn of_piece(&self, piece: &Piece, token: usize) -> &[f32] {
+        &self.buffers[piece.buffer][piece.start + token * piece.columns.len()..][..piece.columns.len()]
+    }
+
     /// A token's columns from `column` on, as far as they are in one place.
     fn part(&self, token: usize, column: usize) -> &[f32] {
         match &self.pieces {
             Pieces::OfAll(pieces) => {
                 let piece = &pieces[pieces.partition_point(|piece| piece.columns.end <= column)];
-                let values = &self.buffers[piece.buffer][piece.start + token * piece.columns.len()..];
-                &values[..piece.columns.len()][column - piece.columns.start..]
+                &self.of_piece(piece, token)[column - piece.columns.start..]
             }
             Pieces::OfOne { width, at } => {
                 let (buffer, start) = at[(token * self.width + column) / width];

@@ -399,6 +399,15 @@ impl FloatKernels {
         self.run(quantize::Quantize { x, scale, out });
     }
 
+    /// `out[i] = f32(sums[i]) * factor`, each of the two rounded once.
+    ///
+    /// # Panics
+    /// If the slices differ in length.
+    pub fn scale(&self, sums: &[i32], factor: f32, out: &mut [f32]) {
+        assert_eq!(sums.len(), out.len(), "one output for each sum");
+        self.run(quantize::Scale { sums, factor, out });
+    }
+
     /// Rotates each head of `x`, `n_heads x head_dim`, in pairs `(i, i + cos.len())`:
     /// `(x0 * cos - x1 * sin, x0 * sin + x1 * cos)`. Dimensions from `2 * cos.len()` on stay.
     ///

@@ -1,4 +1,4 @@
-//! The float half of activation quantisation: the largest magnitude, and rounding to int8.
+//! The float half of activation quantisation: the largest magnitude, rounding to int8, and sums of products as floats.
 //!
 //! **Rounding.** For |v| <= 127, adding and subtracting 1.5 * 2^23 rounds to nearest even, since
 //! the sum has no bits below 1. Larger values may round otherwise but stay large, so the clamp
@@ -40,6 +40,24 @@ impl Operation for Quantize<'_> {
             let v = if v > -127.0 { v } else { -127.0 };
             let v = if v < 127.0 { v } else { 127.0 };
             *out = (v + ROUND).to_bits() as i8;
+        }
+    }
+}
+
+/// `out[i] = f32(sums[i]) * factor`.
+pub(super) struct Scale<'a> {
+    pub sums: &'a [i32],
+    pub factor: f32,
+    pub out: &'a mut [f32],
+}
+
+impl Operation for Scale<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        for (out, &sum) in self.out.iter_mut().zip(self.sums) {
+            *out = sum as f32 * self.factor;
         }
     }
 }

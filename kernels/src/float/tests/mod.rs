@@ -314,6 +314,26 @@ fn many_rows_and_vectors_are_rows_and_vectors_alone() {
 }
 
 #[test]
+fn sums_are_rounded_and_then_scaled() {
+    let mut random = Random(3);
+    for n in lengths() {
+        let mut sums: Vec<i32> = random.values(n, 0).into_iter().map(|x| (x * 1e9) as i32).collect();
+        // Between two floats, and the ends.
+        for (sum, special) in
+            sums.iter_mut().zip([(1 << 24) + 1, i32::MAX, i32::MIN, (1 << 25) + 2, 0, -((1 << 24) + 3)])
+        {
+            *sum = special;
+        }
+        let expected: Vec<f32> = sums.iter().map(|sum| *sum as f32 * 0.0137).collect();
+        for kernels in instances() {
+            let mut out = vec![9.0; n];
+            kernels.scale(&sums, 0.0137, &mut out);
+            assert_same(&out, &expected, kernels.name());
+        }
+    }
+}
+
+#[test]
 fn rms_norm_keeps_the_order() {
     for_all(|kernels, n, values, what| {
         let (x, weight) = (values(n), values(n));
