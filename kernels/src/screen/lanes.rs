@@ -105,6 +105,35 @@ impl Step {
 /// The largest magnitude of digits in eight bits.
 const SHORT_LIMIT: f32 = 127.0;
 
+/// Lines of memory that are read soon, which may be anybody's or nobody's.
+#[derive(Clone, Copy)]
+pub(super) struct Asked {
+    from: *const u8,
+    lines: usize,
+}
+
+impl Asked {
+    pub(super) const NOTHING: Asked = Asked { from: core::ptr::null(), lines: 0 };
+
+    /// The first or the second half of them.
+    #[inline(always)]
+    fn half(self, half: usize) -> Asked {
+        let first = self.lines / 2;
+        match half {
+            0 => Asked { lines: first, ..self },
+            _ => Asked { from: self.from.wrapping_add(64 * first), lines: self.lines - first },
+        }
+    }
+
+    /// Asks for the `i`th of `n` parts of them.
+    #[inline(always)]
+    pub(super) fn part<S: Simd>(self, simd: S, i: usize, n: usize) {
+        for line in self.lines * i / n..self.lines * (i + 1) / n {
+            simd.prefetch(self.from.wrapping_add(64 * line));
+        }
+    }
+}
+
 /// Sixteen lanes of integers and of floats. Holding the value proves that the CPU has what they need.
 pub(super) trait Simd: Copy {
     /// Sixteen `i32`.
@@ -123,14 +152,16 @@ pub(super) trait Simd: Copy {
     /// Whether there are registers for two tiles at a time.
     const PAIRS: bool = false;
 
-    /// The same for several tiles.
+    /// The same for several tiles, and asks for memory meanwhile.
     #[inline(always)]
     fn tile_blocks<const T: usize, const N: usize>(
         self,
         blocks: [&[Nibbles; 8]; T],
         states: [&Short; N],
         half: usize,
+        asked: Asked,
     ) -> [[Self::Ints; N]; T] {
+        asked.part(self, 0, 1);
         let mut out = [self.tile_block(blocks[0], states, half); T];
         for t in 1..T {
             out[t] = self.tile_block(blocks[t], states, half);
@@ -252,15 +283,19 @@ impl Tiles<'_> {
                 *step = &state[s];
             }
             let steps = first * n_steps + N * s;
-            for line in lines(steps)..lines(steps + N) {
-                simd.prefetch(ahead.wrapping_add(64 * line));
+            // A state alone asks evenly; several do not wait for memory, and requests between their products cost time.
+            let lines = lines(steps)..lines(steps + N);
+            let asked = Asked { from: ahead.wrapping_add(64 * lines.start), lines: lines.len() };
+            if N > 1 {
+                asked.part(simd, 0, 1);
             }
             for half in 0..2 {
+                let asked = if N == 1 { asked.half(half) } else { Asked::NOTHING };
                 let mut blocks = [&nibbles[0][s][half]; T];
                 for t in 1..T {
                     blocks[t] = &nibbles[t][s][half];
                 }
-                let products = simd.tile_blocks(blocks, step.map(|step| &step.short), half);
+                let products = simd.tile_blocks(blocks, step.map(|step| &step.short), half, asked);
                 for t in 0..T {
                     let scales = simd.widen(&scales[t][s][half]);
                     for i in 0..N {
