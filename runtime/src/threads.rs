@@ -274,7 +274,8 @@ impl Pool {
         let done = || shared.pending.0.load(Ordering::SeqCst) == 0;
         if !spin(done) {
             *shared.caller.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread::current());
-            shared.caller_parks.store(true, Ordering::SeqCst);
+            // A swap, for the reason in `wait_for_jobs`.
+            shared.caller_parks.swap(true, Ordering::SeqCst);
             // Looked at again after the flag is up: whoever finishes after this sees the flag.
             while !done() {
                 // The last worker unparks the caller; a token left over from an earlier job only
@@ -310,7 +311,9 @@ fn wait_for_jobs(shared: &Shared, worker: usize) {
     loop {
         let posted = || shared.epoch.0.load(Ordering::SeqCst) != seen;
         if !spin(posted) {
-            parked.store(true, Ordering::SeqCst);
+            // A store would do by the rules of the language, but QEMU's Arm lets the load below overtake it: nobody would wake this
+            // thread. A swap costs no more here.
+            parked.swap(true, Ordering::SeqCst);
             // Looked at again after the flag is up: whoever posts a job after this sees the flag.
             while !posted() {
                 thread::park();
