@@ -186,8 +186,8 @@ impl MatrixPlan {
         self.gemv.run_rows(self.isa, &self.geometry, data, rows, prepared, false, out);
     }
 
-    /// [`MatrixPlan::row_sums`] for rows that are in the cache, since other vectors were multiplied with most of them lately:
-    /// the same sums, without asking memory for them.
+    /// [`MatrixPlan::row_sums`] for rows that are in the cache or on their way there, because of another vector or as `next` of
+    /// [`MatrixPlan::sums_asking`]: the same sums, without asking memory for the rows.
     ///
     /// # Panics
     /// As [`MatrixPlan::row_sums`].

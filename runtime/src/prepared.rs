@@ -15,8 +15,8 @@ use tritone_kernels::kernel::Operation;
 use tritone_kernels::line::Line;
 use tritone_kernels::matrix::MatrixPlan;
 
-/// Vectors that stay where threads have made them are at most so many: each thread has room for all of them, and one between them
-/// puts them in order faster than a great many do for themselves.
+/// Vectors that stay where threads have made them are at most so many. Each thread has room twice for all of them (35 KB a vector of
+/// down in 2B-4T's shape), so they are fewer where threads are many.
 pub(crate) fn few(n_threads: usize) -> usize {
     (512 / n_threads).clamp(16, 64)
 }

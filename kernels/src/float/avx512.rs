@@ -75,7 +75,8 @@ impl Simd for Avx512 {
         unsafe { _mm512_max_ps(candidate, max) }
     }
 
-    /// Each step adds halves of two vectors side by side, so that half as many are left.
+    /// Each step adds halves of two vectors side by side, so that half as many are left: the sums of the tree, each in the same
+    /// order.
     #[inline(always)]
     fn fold_each(self, vectors: [Self::Vector; UNIT]) -> Unit {
         let mut v = vectors;

@@ -28,7 +28,8 @@
 //! 8. With eight vectors the products take longer than memory to bring the weights, so there is time to ask for what the
 //!    caller reads next ([`run_asking`]).
 //! 9. Rows from a list go side by side, four rows by four positions: they were asked for one by one anyway, a line of codes
-//!    is loaded once for all four, and 16 sums do not wait for each other.
+//!    is loaded once for all four, and 16 sums do not wait for each other. Rows that are in the cache already are not asked for
+//!    ([`run_cached_rows`]).
 
 use super::ahead::{Ahead, Listed, prefetch_lines};
 use super::avx512::{BLOCK, LINES, prepared_lines};
