@@ -5,8 +5,10 @@
 
 #[cfg(all(target_arch = "x86_64", target_feature = "sse2", not(miri)))]
 mod amx;
+#[cfg_attr(not(all(target_arch = "x86_64", target_feature = "sse2")), allow(dead_code, reason = "there is no cpuid"))]
+mod processor;
 
-use core::sync::atomic::{AtomicUsize, Ordering};
+pub(crate) use processor::{Processor, processor};
 
 /// A set of instruction-set features.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -158,35 +160,6 @@ fn detect() -> Features {
         tiles_permitted: amx::permitted(),
     };
     registers.features()
-}
-
-/// How far ahead of its use, in bytes, memory that is read in order is best asked for.
-///
-/// Found by measurement with `gemv-i2s-avx512vnni`, 6912 x 2560 from memory on one core. Zen 5: 24 GB/s for 2 KiB, 27 for 4,
-/// 33 for 8 and for 16. Sapphire Rapids: 2 KiB gave most of 1, 2 and 5. It is a matter of speed only.
-#[must_use]
-pub fn bytes_ahead() -> usize {
-    // cpuid takes a virtual machine tens of microseconds, so it is asked once.
-    static KNOWN: AtomicUsize = AtomicUsize::new(0);
-    match KNOWN.load(Ordering::Relaxed) {
-        0 => {
-            let bytes = if is_amd() { 8 << 10 } else { 2 << 10 };
-            KNOWN.store(bytes, Ordering::Relaxed);
-            bytes
-        }
-        bytes => bytes,
-    }
-}
-
-#[cfg(all(target_arch = "x86_64", target_feature = "sse2", not(miri)))]
-fn is_amd() -> bool {
-    let vendor = core::arch::x86_64::__cpuid(0);
-    [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes).as_flattened() == b"AuthenticAMD"
-}
-
-#[cfg(not(all(target_arch = "x86_64", target_feature = "sse2", not(miri))))]
-fn is_amd() -> bool {
-    false
 }
 
 /// Asks the system for the permission to use AMX, which Linux gives to a whole process and to the threads it starts;

@@ -21,6 +21,7 @@
 use super::exp::{exp, exponentials};
 use super::lanes::{Operation, Simd, UNIT, Unit, larger};
 use super::{ATTENTION_BLOCK, FloatKernels, KEY_LANES, Partial};
+use crate::ask::{Ask, IntoL1};
 
 /// How one number of the cache is stored; [`super::CacheElement`] is its public face.
 pub trait Element: bytemuck::Pod {
@@ -161,12 +162,12 @@ impl<E: Element> AttentionBlock<'_, E> {
                 let mut sums = [[simd.splat(0.0); UNITS]; QUERIES];
                 for d in 0..dim {
                     if part == 0 {
-                        simd.prefetch(values.wrapping_add(d * KEY_LANES));
+                        IntoL1::ask(values.wrapping_add(d * KEY_LANES));
                     }
                     // With several parts in the last of them, else all at once.
                     if part + UNITS == KEY_LANES / UNIT {
                         for next in next.into_iter().flatten() {
-                            simd.prefetch(next.wrapping_add(d * KEY_LANES));
+                            IntoL1::ask(next.wrapping_add(d * KEY_LANES));
                         }
                     }
                     for u in 0..UNITS {

@@ -79,13 +79,6 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn prefetch<T>(self, address: *const T) {
-        // SAFETY: needs SSE, which the level of `self` includes; whatever the address, a prefetch reads
-        // and writes nothing that the program can see.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
-    }
-
-    #[inline(always)]
     fn abs(self, a: Self::Vector) -> Self::Vector {
         // SAFETY: needs AVX; `self` exists only if `Avx2::new` saw AVX2.
         unsafe {

@@ -114,13 +114,6 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn prefetch<T>(self, address: *const T) {
-        // SAFETY: needs SSE, which the level of `self` includes; whatever the address, a prefetch reads
-        // and writes nothing that the program can see.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
-    }
-
-    #[inline(always)]
     fn abs(self, a: Self::Vector) -> Self::Vector {
         // SAFETY: needs AVX-512 F; `self` exists only if `Avx512::new` saw a level with it.
         unsafe { _mm512_abs_ps(a) }

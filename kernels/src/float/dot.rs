@@ -8,6 +8,7 @@
 //! not meet before the end, so that one half of them can be computed after the other.
 
 use super::lanes::{LANES, Operation, Simd, UNIT, Unit, fold, pad, split};
+use crate::ask::{Ask, Nothing};
 use core::marker::PhantomData;
 
 /// Rows that take a part of the columns before the next.
@@ -99,7 +100,7 @@ type Sums<S, const ROWS: usize, const VECTORS: usize> = [[[<S as Simd>::Vector; 
 /// All pairs of `ROWS` rows and `VECTORS` vectors of one length. `ahead`: so many bytes behind each group of weights is
 /// what should come to the cache meanwhile.
 #[inline(always)]
-fn tile<F: Stored, S: Simd, const ROWS: usize, const VECTORS: usize>(
+fn tile<F: Stored, A: Ask, S: Simd, const ROWS: usize, const VECTORS: usize>(
     simd: S,
     rows: [&[u8]; ROWS],
     vectors: [&[f32]; VECTORS],
@@ -108,13 +109,13 @@ fn tile<F: Stored, S: Simd, const ROWS: usize, const VECTORS: usize>(
     let blocks = rows.map(|row| F::blocks(row).0);
     let whole = split(vectors[0]).0.len();
     let mut sums = [[[simd.splat(0.0); 2]; VECTORS]; ROWS];
-    sums = part::<F, S, ROWS, VECTORS>(simd, sums, blocks, vectors.map(|vector| &split(vector).0[..whole]), ahead);
+    sums = part::<F, A, S, ROWS, VECTORS>(simd, sums, blocks, vectors.map(|vector| &split(vector).0[..whole]), ahead);
     finish::<F, S, ROWS, VECTORS>(simd, sums, rows, vectors)
 }
 
 /// Adds the products of some whole groups of 32 columns.
 #[inline(always)]
-fn part<F: Stored, S: Simd, const ROWS: usize, const VECTORS: usize>(
+fn part<F: Stored, A: Ask, S: Simd, const ROWS: usize, const VECTORS: usize>(
     simd: S,
     mut sums: Sums<S, ROWS, VECTORS>,
     rows: [&[F::Block]; ROWS],
@@ -133,7 +134,7 @@ fn part<F: Stored, S: Simd, const ROWS: usize, const VECTORS: usize>(
         }
         for r in 0..ROWS {
             if let Some(distance) = ahead {
-                simd.prefetch(rows[r][b..].as_ptr().cast::<u8>().wrapping_add(distance));
+                A::ask(rows[r][b..].as_ptr().cast::<u8>().wrapping_add(distance));
             }
             let weights = F::widen(simd, &rows[r][b]);
             for v in 0..VECTORS {
@@ -178,7 +179,7 @@ fn finish<F: Stored, S: Simd, const ROWS: usize, const VECTORS: usize>(
 /// cache beside the rows that pass through it, so that all rows take a part of the columns before the next; their lanes
 /// wait in memory meanwhile. `GROUPS * ROWS` are `MANY`.
 #[inline(always)]
-fn many<F: Stored, S: Simd, const ROWS: usize, const VECTORS: usize, const GROUPS: usize>(
+fn many<F: Stored, A: Ask, S: Simd, const ROWS: usize, const VECTORS: usize, const GROUPS: usize>(
     simd: S,
     sums: &mut [[[[S::Vector; VECTORS]; ROWS]; 2]; GROUPS],
     rows: &[u8],
@@ -214,8 +215,8 @@ fn many<F: Stored, S: Simd, const ROWS: usize, const VECTORS: usize, const GROUP
             for (blocks, row) in blocks.iter_mut().zip(group(g)) {
                 *blocks = &F::blocks(row).0[start..end];
             }
-            *low = half::<F, S, ROWS, VECTORS, 0>(simd, *low, blocks, values, ahead);
-            *high = half::<F, S, ROWS, VECTORS, 1>(simd, *high, blocks, values, ahead);
+            *low = half::<F, A, S, ROWS, VECTORS, 0>(simd, *low, blocks, values, ahead);
+            *high = half::<F, A, S, ROWS, VECTORS, 1>(simd, *high, blocks, values, ahead);
         }
         start = end;
     }
@@ -244,7 +245,7 @@ fn many<F: Stored, S: Simd, const ROWS: usize, const VECTORS: usize, const GROUP
 
 /// Adds the products of one half of the lanes, 0 or 1, of some whole groups of 32 columns.
 #[inline(always)]
-fn half<F: Stored, S: Simd, const ROWS: usize, const VECTORS: usize, const HALF: usize>(
+fn half<F: Stored, A: Ask, S: Simd, const ROWS: usize, const VECTORS: usize, const HALF: usize>(
     simd: S,
     mut sums: [[S::Vector; VECTORS]; ROWS],
     rows: [&[F::Block]; ROWS],
@@ -262,7 +263,7 @@ fn half<F: Stored, S: Simd, const ROWS: usize, const VECTORS: usize, const HALF:
     }
     for b in 0..n {
         for row in &blocks[HALF * ROWS / 2..(HALF + 1) * ROWS / 2] {
-            simd.prefetch(row.as_ptr().wrapping_add(b).cast::<u8>().wrapping_add(ahead));
+            A::ask(row.as_ptr().wrapping_add(b).cast::<u8>().wrapping_add(ahead));
         }
         let mut weights = [simd.splat(0.0); ROWS];
         for r in 0..ROWS {
@@ -296,20 +297,20 @@ impl<F: Stored> Operation for Dot<'_, F> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) -> f32 {
-        tile::<F, S, 1, 1>(simd, [self.row], [self.x], None)[0][0]
+        tile::<F, Nothing, S, 1, 1>(simd, [self.row], [self.x], None)[0][0]
     }
 }
 
 /// All rows with all vectors: `out[v * n_rows + r] = rows[r] . vectors[v]`.
-pub(super) struct RowsDot<'a, F> {
+pub(super) struct RowsDot<'a, F, A> {
     pub rows: &'a [u8],
     pub cols: usize,
     pub vectors: &'a [f32],
     pub out: &'a mut [f32],
-    pub format: PhantomData<F>,
+    pub format: PhantomData<(F, A)>,
 }
 
-impl<F: Stored> RowsDot<'_, F> {
+impl<F: Stored, A: Ask> RowsDot<'_, F, A> {
     /// All rows with `VECTORS` vectors from one on.
     #[inline(always)]
     fn pass<S: Simd, const ROWS: usize, const VECTORS: usize, const GROUPS: usize>(&mut self, simd: S, first: usize) {
@@ -325,7 +326,7 @@ impl<F: Stored> RowsDot<'_, F> {
         for start in (0..n_rows).step_by(MANY) {
             let end = (start + MANY).min(n_rows);
             let rows = &self.rows[start * row_size..end * row_size];
-            let products = many::<F, S, ROWS, VECTORS, GROUPS>(simd, &mut sums, rows, vectors, ahead);
+            let products = many::<F, A, S, ROWS, VECTORS, GROUPS>(simd, &mut sums, rows, vectors, ahead);
             for (row, products) in (start..end).zip(products.as_flattened()) {
                 for (v, product) in products.iter().enumerate() {
                     self.out[(first + v) * n_rows + row] = *product;
@@ -335,7 +336,7 @@ impl<F: Stored> RowsDot<'_, F> {
     }
 }
 
-impl<F: Stored> Operation for RowsDot<'_, F> {
+impl<F: Stored, A: Ask> Operation for RowsDot<'_, F, A> {
     type Output = ();
 
     #[inline(always)]
@@ -361,7 +362,7 @@ impl<F: Stored> Operation for RowsDot<'_, F> {
         for v in (first..n_vectors - n_vectors % 2).step_by(2) {
             let ahead = soon.filter(|_| v == 0);
             for r in 0..n_rows {
-                let [sums] = tile::<F, S, 1, 2>(simd, [row(r)], [vector(v), vector(v + 1)], ahead);
+                let [sums] = tile::<F, A, S, 1, 2>(simd, [row(r)], [vector(v), vector(v + 1)], ahead);
                 self.out[v * n_rows + r] = sums[0];
                 self.out[(v + 1) * n_rows + r] = sums[1];
             }
@@ -371,13 +372,13 @@ impl<F: Stored> Operation for RowsDot<'_, F> {
             let out = &mut self.out[(n_vectors - 1) * n_rows..];
             let ahead = soon.filter(|_| n_vectors == 1);
             for r in (0..n_rows - n_rows % 2).step_by(2) {
-                let sums = tile::<F, S, 2, 1>(simd, [row(r), row(r + 1)], [x], ahead);
+                let sums = tile::<F, A, S, 2, 1>(simd, [row(r), row(r + 1)], [x], ahead);
                 out[r] = sums[0][0];
                 out[r + 1] = sums[1][0];
             }
             if n_rows % 2 == 1 {
                 let r = n_rows - 1;
-                out[r] = tile::<F, S, 1, 1>(simd, [row(r)], [x], None)[0][0];
+                out[r] = tile::<F, A, S, 1, 1>(simd, [row(r)], [x], None)[0][0];
             }
         }
     }

@@ -90,11 +90,6 @@ pub(super) trait Simd: Copy {
         n
     }
 
-    /// Asks for the cache line of an address, which need not be readable. Does nothing where there is no
-    /// such instruction.
-    #[inline(always)]
-    fn prefetch<T>(self, _: *const T) {}
-
     /// `sums + a * b`, rounded once.
     fn add_product(self, sums: Self::Vector, a: Self::Vector, b: Self::Vector) -> Self::Vector;
 }

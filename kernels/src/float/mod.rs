@@ -38,6 +38,7 @@ mod neon;
 #[cfg(test)]
 mod tests;
 
+use crate::ask::ask_here;
 use crate::isa::Isa;
 use core::marker::PhantomData;
 use lanes::Operation;
@@ -122,15 +123,12 @@ enum Instance {
 
 /// Runs an operation on rows of any of the stored formats.
 macro_rules! for_format {
-    ($self:ident, $value:expr, $operation:ident { $($field:ident),* }) => {
+    ($self:ident, $value:expr, $operation:ident $(<$ask:ident>)? { $($field:ident),* }) => {
         match $value {
-            FloatFormat::F32 => for_format!(@ $self, $operation, F32, $($field),*),
-            FloatFormat::F16 => for_format!(@ $self, $operation, F16, $($field),*),
-            FloatFormat::Bf16 => for_format!(@ $self, $operation, Bf16, $($field),*),
+            FloatFormat::F32 => $self.run(dot::$operation::<dot::F32 $(, $ask)?> { $($field,)* format: PhantomData }),
+            FloatFormat::F16 => $self.run(dot::$operation::<dot::F16 $(, $ask)?> { $($field,)* format: PhantomData }),
+            FloatFormat::Bf16 => $self.run(dot::$operation::<dot::Bf16 $(, $ask)?> { $($field,)* format: PhantomData }),
         }
-    };
-    (@ $self:ident, $operation:ident, $format:ident, $($field:ident),*) => {
-        $self.run(dot::$operation::<dot::$format> { $($field,)* format: PhantomData })
     };
 }
 
@@ -273,7 +271,7 @@ impl FloatKernels {
         let n_rows = out.len() / n_vectors;
         let size = n_rows.checked_mul(cols).and_then(|n| n.checked_mul(format.size()));
         assert_eq!(Some(rows.len()), size, "n_rows x cols weights");
-        for_format!(self, format, RowsDot { rows, cols, vectors, out });
+        ask_here!(A => for_format!(self, format, RowsDot<A> { rows, cols, vectors, out }));
     }
 
     /// [`rows_dot_multi`](Self::rows_dot_multi) with a matrix of halves, given as their bits.

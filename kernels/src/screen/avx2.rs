@@ -70,13 +70,6 @@ impl Simd for Avx2 {
     fn store(self, lanes: Self::Floats) -> [f32; 16] {
         bytemuck::cast(lanes)
     }
-
-    #[inline(always)]
-    fn prefetch(self, address: *const u8) {
-        // SAFETY: needs SSE, which the level of `self` includes; whatever the address, a prefetch reads
-        // and writes nothing that the program can see.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
-    }
 }
 
 /// Runs `operation` compiled for AVX2.

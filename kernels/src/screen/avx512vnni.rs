@@ -8,6 +8,7 @@
 //! * Each half has a sum of its own, and so has each digit of 15-bit activations; blocks do not wait for each other.
 
 use super::lanes::{Asked, Nibbles, Operation, Short, Simd, Step};
+use crate::ask::{Ask, Nothing};
 use crate::isa::{Isa, Level};
 use core::arch::x86_64::*;
 
@@ -29,18 +30,18 @@ impl Simd for Avx512Vnni {
 
     #[inline(always)]
     fn tile_block<const N: usize>(self, block: &[Nibbles; 8], states: [&Short; N], half: usize) -> [Self::Ints; N] {
-        self.tile_blocks([block], states, half, Asked::NOTHING)[0]
+        self.tile_blocks([block], states, half, &Asked::<Nothing>::NOTHING)[0]
     }
 
     const PAIRS: bool = true;
 
     #[inline(always)]
-    fn tile_blocks<const T: usize, const N: usize>(
+    fn tile_blocks<A: Ask, const T: usize, const N: usize>(
         self,
         blocks: [&[Nibbles; 8]; T],
         states: [&Short; N],
         half: usize,
-        asked: Asked,
+        asked: &Asked<A>,
     ) -> [[Self::Ints; N]; T] {
         // In line, since results in memory would be read there one lane at a time.
         // SAFETY: all need AVX-512 with VNNI; `self` exists only if `Avx512Vnni::new` saw it.
@@ -49,7 +50,7 @@ impl Simd for Avx512Vnni {
             for i in 0..8 {
                 // In line, and nothing where there are several states.
                 if N == 1 {
-                    asked.part(self, i, 8);
+                    asked.part(i, 8);
                 }
                 let mut nibbles = [[_mm512_setzero_si512(); 2]; T];
                 for (nibbles, block) in nibbles.iter_mut().zip(blocks) {
@@ -118,13 +119,6 @@ impl Simd for Avx512Vnni {
     #[inline(always)]
     fn store(self, lanes: Self::Floats) -> [f32; 16] {
         bytemuck::cast(lanes)
-    }
-
-    #[inline(always)]
-    fn prefetch(self, address: *const u8) {
-        // SAFETY: needs SSE, which the level of `self` includes; whatever the address, a prefetch reads
-        // and writes nothing that the program can see.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
     }
 }
 

@@ -1,6 +1,8 @@
 //! The loops of both products, written once for all instruction sets.
 
 use super::{BLOCK, STEP, Shape, TILE, nearest};
+use crate::ask::Ask;
+use core::marker::PhantomData;
 
 /// 64 bytes of nibbles.
 pub(super) type Nibbles = [u8; 64];
@@ -106,30 +108,30 @@ impl Step {
 const SHORT_LIMIT: f32 = 127.0;
 
 /// Lines of memory that are read soon, which may be anybody's or nobody's.
-#[derive(Clone, Copy)]
-pub(super) struct Asked {
+pub(super) struct Asked<A> {
     from: *const u8,
     lines: usize,
+    way: PhantomData<A>,
 }
 
-impl Asked {
-    pub(super) const NOTHING: Asked = Asked { from: core::ptr::null(), lines: 0 };
+impl<A: Ask> Asked<A> {
+    pub(super) const NOTHING: Asked<A> = Asked { from: core::ptr::null(), lines: 0, way: PhantomData };
 
     /// The first or the second half of them.
     #[inline(always)]
-    fn half(self, half: usize) -> Asked {
+    fn half(&self, half: usize) -> Asked<A> {
         let first = self.lines / 2;
         match half {
-            0 => Asked { lines: first, ..self },
-            _ => Asked { from: self.from.wrapping_add(64 * first), lines: self.lines - first },
+            0 => Asked { lines: first, ..*self },
+            _ => Asked { from: self.from.wrapping_add(64 * first), lines: self.lines - first, ..*self },
         }
     }
 
     /// Asks for the `i`th of `n` parts of them.
     #[inline(always)]
-    pub(super) fn part<S: Simd>(self, simd: S, i: usize, n: usize) {
+    pub(super) fn part(&self, i: usize, n: usize) {
         for line in self.lines * i / n..self.lines * (i + 1) / n {
-            simd.prefetch(self.from.wrapping_add(64 * line));
+            A::ask(self.from.wrapping_add(64 * line));
         }
     }
 }
@@ -154,14 +156,14 @@ pub(super) trait Simd: Copy {
 
     /// The same for several tiles, and asks for memory meanwhile.
     #[inline(always)]
-    fn tile_blocks<const T: usize, const N: usize>(
+    fn tile_blocks<A: Ask, const T: usize, const N: usize>(
         self,
         blocks: [&[Nibbles; 8]; T],
         states: [&Short; N],
         half: usize,
-        asked: Asked,
+        asked: &Asked<A>,
     ) -> [[Self::Ints; N]; T] {
-        asked.part(self, 0, 1);
+        asked.part(0, 1);
         let mut out = [self.tile_block(blocks[0], states, half); T];
         for t in 1..T {
             out[t] = self.tile_block(blocks[t], states, half);
@@ -189,11 +191,6 @@ pub(super) trait Simd: Copy {
 
     /// To memory.
     fn store(self, lanes: Self::Floats) -> [f32; 16];
-
-    /// Asks for the cache line of an address, which need not be readable. Does nothing where there is no
-    /// such instruction.
-    #[inline(always)]
-    fn prefetch(self, _: *const u8) {}
 }
 
 /// An operation with its arguments, ready to be compiled for any instruction set.
@@ -207,14 +204,15 @@ pub(super) trait Operation {
 }
 
 /// See [`super::tiles`].
-pub(super) struct Tiles<'a> {
+pub(super) struct Tiles<'a, A> {
     pub(super) shape: Shape,
     pub(super) tiles: &'a [u8],
     pub(super) states: &'a [Step],
     pub(super) out: &'a mut [f32],
+    pub(super) way: PhantomData<A>,
 }
 
-impl Operation for Tiles<'_> {
+impl<A: Ask> Operation for Tiles<'_, A> {
     type Output = ();
 
     #[inline(always)]
@@ -234,7 +232,7 @@ impl Operation for Tiles<'_> {
     }
 }
 
-impl Tiles<'_> {
+impl<A: Ask> Tiles<'_, A> {
     /// `T` tiles from tile `t` on with all states.
     #[inline(always)]
     fn all_states<S: Simd, const T: usize>(&mut self, simd: S, t: usize) {
@@ -285,9 +283,9 @@ impl Tiles<'_> {
             let steps = first * n_steps + N * s;
             // A state alone asks evenly; several do not wait for memory, and requests between their products cost time.
             let lines = lines(steps)..lines(steps + N);
-            let asked = Asked { from: ahead.wrapping_add(64 * lines.start), lines: lines.len() };
+            let asked = Asked::<A> { from: ahead.wrapping_add(64 * lines.start), lines: lines.len(), way: PhantomData };
             if N > 1 {
-                asked.part(simd, 0, 1);
+                asked.part(0, 1);
             }
             for half in 0..2 {
                 let asked = if N == 1 { asked.half(half) } else { Asked::NOTHING };
@@ -295,7 +293,7 @@ impl Tiles<'_> {
                 for t in 1..T {
                     blocks[t] = &nibbles[t][s][half];
                 }
-                let products = simd.tile_blocks(blocks, step.map(|step| &step.short), half, asked);
+                let products = simd.tile_blocks(blocks, step.map(|step| &step.short), half, &asked);
                 for t in 0..T {
                     let scales = simd.widen(&scales[t][s][half]);
                     for i in 0..N {
@@ -314,15 +312,16 @@ impl Tiles<'_> {
 }
 
 /// See [`super::rows`].
-pub(super) struct Rows<'a> {
+pub(super) struct Rows<'a, A> {
     pub(super) shape: Shape,
     pub(super) plane: &'a [u8],
     pub(super) rows: &'a [u32],
     pub(super) state: &'a [Step],
     pub(super) out: &'a mut [f32],
+    pub(super) way: PhantomData<A>,
 }
 
-impl Operation for Rows<'_> {
+impl<A: Ask> Operation for Rows<'_, A> {
     type Output = ();
 
     #[inline(always)]
@@ -332,20 +331,20 @@ impl Operation for Rows<'_> {
         let n_ahead = (ROWS_AHEAD / bytes).clamp(2, 32);
         for i in 0..self.rows.len().min(n_ahead) {
             for line in row(i).chunks(64) {
-                simd.prefetch(line.as_ptr());
+                A::ask(line.as_ptr());
             }
         }
         for i in 0..self.rows.len() {
             let (scales, nibbles) = row(i).split_at(self.shape.n_blocks());
             let ahead = row((i + n_ahead).min(self.rows.len() - 1)).as_ptr();
             // What hangs over the last line of the nibbles.
-            simd.prefetch(ahead.wrapping_add(nibbles.len()));
-            simd.prefetch(ahead.wrapping_add(bytes - 1));
+            A::ask(ahead.wrapping_add(nibbles.len()));
+            A::ask(ahead.wrapping_add(bytes - 1));
             let lines = nibbles.as_chunks::<64>().0;
             let scales = scales.as_chunks::<2>().0;
             let mut sums = simd.zeros();
             for (s, state) in self.state.iter().enumerate() {
-                simd.prefetch(ahead.wrapping_add(64 * s));
+                A::ask(ahead.wrapping_add(64 * s));
                 let products = simd.row_step(&lines[s], state);
                 sums = simd.add(sums, products, simd.widen_two(scales[s]));
             }

@@ -33,7 +33,9 @@ mod neon;
 #[cfg(test)]
 mod tests;
 
+use crate::ask::ask_here;
 use crate::isa::Isa;
+use core::marker::PhantomData;
 pub use lanes::Step;
 use lanes::{Operation, Rows, Tiles};
 use pack::PackRow;
@@ -167,7 +169,7 @@ pub fn tiles(isa: Isa, shape: Shape, tiles: &[u8], states: &[Step], out: &mut [f
     assert_eq!(tiles.len(), n_tiles * shape.tile_bytes(), "whole tiles");
     assert_eq!(states.len(), n_states * shape.n_steps(), "whole states");
     assert_eq!(out.len(), n_states * n_tiles * TILE, "a product for each state and row");
-    run(isa, Tiles { shape, tiles, states, out });
+    ask_here!(A => run(isa, Tiles::<A> { shape, tiles, states, out, way: PhantomData }));
 }
 
 /// Products of some rows of a plane of low nibbles with one state.
@@ -179,7 +181,7 @@ pub fn rows(isa: Isa, shape: Shape, plane: &[u8], rows: &[u32], state: &[Step], 
     assert_eq!(state.len(), shape.n_steps(), "one state");
     assert_eq!(out.len(), rows.len(), "a product for each row");
     assert!(rows.iter().all(|row| (*row as usize) < n_rows), "rows of this plane");
-    run(isa, Rows { shape, plane, rows, state, out });
+    ask_here!(A => run(isa, Rows::<A> { shape, plane, rows, state, out, way: PhantomData }));
 }
 
 /// Runs `operation` compiled for the best of this module's instruction sets that `isa` allows.

@@ -15,11 +15,12 @@
 //!    shifts of unpacking.
 //! 3. A product is at most `192 * 128`, so a 32-bit lane takes 2^16 columns ([`COLUMNS_PER_FOLD`]: `2^16 * 24,576 <
 //!    2^31`) before its sums are shifted and added to the result.
-//! 4. The lines of a column lie anywhere, so no hardware foresees them: they are asked for [`AHEAD`] columns before
+//! 4. The lines of a column lie anywhere, so no hardware foresees them: they are asked for [`Ask::LINES_APART`] columns before
 //!    they are used, those of the next tile included, which takes the same columns. Several vectors take longer for a tile
 //!    and find more of its lines in the second cache, so they ask for more ([`AHEAD_OF_SEVERAL`]).
 
 use super::{List, end, listed};
+use crate::ask::{Ask, ask_here};
 use crate::format::Geometry;
 use crate::format::c2::{LINE, TILE_ROWS, tile_lines};
 use crate::gemv::avx512::{load, store};
@@ -28,10 +29,7 @@ use crate::line::Line;
 use core::arch::x86_64::*;
 use core::ops::Range;
 
-/// How many columns ahead memory is asked for. Of 32, 64, 128 and 256, 64 was fastest for one vector on a Zen 5.
-const AHEAD: usize = 64;
-
-/// The same for several vectors. Eight of which a third is not 0 took 9.2, 6.8, 5.3 and 4.8 ms for 30 matrices, a tenth 4.5, 2.7,
+/// How many columns ahead memory is asked for by several vectors, by one [`Ask::LINES_APART`]. Eight of which a third is not 0 took 9.2, 6.8, 5.3 and 4.8 ms for 30 matrices, a tenth 4.5, 2.7,
 /// 2.2 and 2.2; with 192 it is 5.1 and 2.2.
 const AHEAD_OF_SEVERAL: usize = 192;
 
@@ -85,7 +83,19 @@ pub(crate) fn run(
     n_vectors: usize,
     out: &mut [i32],
 ) {
-    let ahead = if n_vectors == 1 { AHEAD } else { AHEAD_OF_SEVERAL };
+    ask_here!(A => run_tiles::<A>(geometry, data, tiles, prepared, n_vectors, out));
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn run_tiles<A: Ask>(
+    geometry: &Geometry,
+    data: &[u8],
+    tiles: Range<usize>,
+    prepared: &[Line],
+    n_vectors: usize,
+    out: &mut [i32],
+) {
+    let ahead = if n_vectors == 1 { A::LINES_APART } else { AHEAD_OF_SEVERAL };
     for (t, tile) in tiles.clone().enumerate() {
         let lines = tile_lines(geometry, data, tile);
         for v in 0..n_vectors {
@@ -94,15 +104,15 @@ pub(crate) fn run(
             sums.fill(-total);
             let (sums, _) = sums.as_chunks_mut::<16>();
             if t == 0 {
-                columns.iter().take(ahead).for_each(|column| prefetch(lines, *column as usize));
+                columns.iter().take(ahead).for_each(|column| prefetch::<A>(lines, *column as usize));
             }
             for start in (0..columns.len()).step_by(COLUMNS_PER_FOLD) {
                 let some = start..(start + COLUMNS_PER_FOLD).min(columns.len());
                 let activations = &activations[some.clone()];
                 if n_vectors == 1 {
-                    add_columns::<AHEAD>(lines, columns, activations, some, sums);
+                    add_columns::<A, false>(lines, columns, activations, some, sums);
                 } else {
-                    add_columns::<AHEAD_OF_SEVERAL>(lines, columns, activations, some, sums);
+                    add_columns::<A, true>(lines, columns, activations, some, sums);
                 }
             }
         }
@@ -110,17 +120,16 @@ pub(crate) fn run(
 }
 
 /// Asks for the line `at` of a tile, or of what follows it in memory.
-#[inline]
-#[target_feature(enable = "sse")]
-fn prefetch(lines: &[[u8; LINE]], at: usize) {
-    _mm_prefetch::<_MM_HINT_T0>(lines.as_ptr().wrapping_add(at).cast());
+#[inline(always)]
+fn prefetch<A: Ask>(lines: &[[u8; LINE]], at: usize) {
+    A::ask(lines.as_ptr().wrapping_add(at));
 }
 
-/// Adds the products of the columns `some` of the list `columns` to the sums of a tile; memory is asked for `DISTANCE` columns
-/// ahead.
+/// Adds the products of the columns `some` of the list `columns` to the sums of a tile; for `SEVERAL` vectors or
+/// for one.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn add_columns<const DISTANCE: usize>(
+fn add_columns<A: Ask, const SEVERAL: bool>(
     lines: &[[u8; LINE]],
     columns: &[u32],
     activations: &[i8],
@@ -131,12 +140,12 @@ fn add_columns<const DISTANCE: usize>(
     let (fours, rest) = columns[some.clone()].as_chunks::<4>();
     let (factors, rest_factors) = activations.as_chunks::<4>();
     for (i, (four, factors)) in fours.iter().zip(factors).enumerate() {
-        let later = some.start + 4 * i + DISTANCE;
+        let later = some.start + 4 * i + if SEVERAL { AHEAD_OF_SEVERAL } else { A::LINES_APART };
         for later in later..later + 4 {
             match columns.get(later) {
-                Some(column) => prefetch(lines, *column as usize),
+                Some(column) => prefetch::<A>(lines, *column as usize),
                 // The next tile's lines stand behind this one's.
-                None => prefetch(lines, lines.len() + columns[(later - columns.len()) % columns.len()] as usize),
+                None => prefetch::<A>(lines, lines.len() + columns[(later - columns.len()) % columns.len()] as usize),
             }
         }
         sums = add_four(sums, four.map(|column| &lines[column as usize]), *factors);

@@ -5,10 +5,10 @@
 //! 4.3. On a Sapphire Rapids (virtual machines both) one core read 8.4 GB/s before, 8 to 10 with that, and 11.5 to
 //! 13.8 where a kernel takes one row after the other and asks for what is 2 KiB on.
 
-use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+use crate::ask::Ask;
 
 /// Bytes of listed rows that are asked for before they are used. Of 2 to 16 KiB, 4 to 8 KiB gave most on a Zen 5, and
-/// more than twice as much as nothing: no hardware foresees rows that lie apart.
+/// more than twice as much as nothing: no hardware foresees rows that lie apart. A Zen 4 gives the same for 5 to 24.
 const LISTED: usize = 5 << 10;
 
 /// Which rows of a list to ask for while others are multiplied.
@@ -21,13 +21,12 @@ pub(super) struct Listed<'a> {
 
 impl<'a> Listed<'a> {
     /// Asks for the first rows, `bytes` long each, of which `row` gives the place.
-    #[inline]
-    #[target_feature(enable = "sse")]
-    pub(super) fn begin<'d>(rows: &'a [u32], bytes: usize, row: impl Fn(&u32) -> &'d [u8]) -> Listed<'a> {
+    #[inline(always)]
+    pub(super) fn begin<'d, A: Ask>(rows: &'a [u32], bytes: usize, row: impl Fn(&u32) -> &'d [u8]) -> Listed<'a> {
         let distance = (LISTED / bytes.max(1)).max(1);
         for first in rows.iter().take(distance).map(row) {
             for line in first.chunks(64) {
-                _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast());
+                A::ask(line.as_ptr());
             }
         }
         Listed { rows, distance }
@@ -54,25 +53,23 @@ pub(super) enum Ahead<'a, const N: usize> {
 
 impl<const N: usize> Ahead<'_, N> {
     /// Asks for the `step`-th line of each row, or as many neighbouring lines.
-    #[inline]
-    #[target_feature(enable = "sse")]
-    pub(super) fn prefetch(&self, first: &[u8], step: usize) {
+    #[inline(always)]
+    pub(super) fn prefetch<A: Ask>(&self, first: &[u8], step: usize) {
         for i in 0..N {
             let line = match self {
                 Ahead::After(distance) => first.as_ptr().wrapping_add(distance + (step * N + i) * 64),
                 Ahead::Rows(rows) => rows[i].as_ptr().wrapping_add(step * 64),
                 Ahead::Nothing => return,
             };
-            _mm_prefetch::<_MM_HINT_T0>(line.cast());
+            A::ask(line);
         }
     }
 }
 
 /// Asks for `N` neighbouring lines, the `step`-th so many behind `from`. The memory may be anybody's or nobody's.
-#[inline]
-#[target_feature(enable = "sse")]
-pub(super) fn prefetch_lines<const N: usize, const HINT: i32>(from: *const u8, step: usize) {
+#[inline(always)]
+pub(super) fn prefetch_lines<A: Ask, const N: usize>(from: *const u8, step: usize) {
     for i in 0..N {
-        _mm_prefetch::<HINT>(from.wrapping_add((step * N + i) * 64).cast());
+        A::ask(from.wrapping_add((step * N + i) * 64));
     }
 }

@@ -17,6 +17,7 @@
 
 use super::ahead::{Ahead, Listed};
 use super::scalar::{activations, row_bytes};
+use crate::ask::IntoL1;
 use crate::format::Geometry;
 use crate::format::i2s::{BLOCK, TILE_ROWS};
 use crate::gemv::{sums_at, vector};
@@ -84,7 +85,7 @@ fn row_sums<const N: usize>(rows: [&[u8]; N], ahead: Ahead<N>, activations: &[[u
         // Two blocks of a row are a cache line.
         let mut block = 0;
         while block + 2 <= activations.len() {
-            ahead.prefetch(rows[0], (start + block) / 2);
+            ahead.prefetch::<IntoL1>(rows[0], (start + block) / 2);
             add(block);
             add(block + 1);
             block += 2;
@@ -145,7 +146,7 @@ pub(crate) fn run(
 pub(crate) fn run_rows(geometry: &Geometry, data: &[u8], rows: &[u32], prepared: &[Line], out: &mut [i32]) {
     let (activations, total) = blocks(prepared, geometry.cols);
     let bytes = |row: &u32| row_bytes(geometry, data, *row);
-    let listed = Listed::begin(rows, geometry.cols / 4, bytes);
+    let listed = Listed::begin::<IntoL1>(rows, geometry.cols / 4, bytes);
     let (fours, rest) = rows.as_chunks::<TOGETHER>();
     let (sums, sums_rest) = out.as_chunks_mut::<TOGETHER>();
     for (i, (four, sums)) in fours.iter().zip(sums).enumerate() {

@@ -19,6 +19,7 @@
 
 use super::ahead::{Ahead, Listed};
 use super::scalar::row_bytes;
+use crate::ask::IntoL1;
 use crate::format::Geometry;
 use crate::format::i2s::TILE_ROWS as ROWS;
 use crate::gemv::avx512::load;
@@ -102,7 +103,7 @@ pub(crate) fn run(
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 pub(crate) fn run_rows(geometry: &Geometry, data: &[u8], rows: &[u32], prepared: &[Line], out: &mut [i32]) {
     let row = |row: &u32| row_bytes(geometry, data, *row);
-    let listed = Listed::begin(rows, geometry.cols / 4, row);
+    let listed = Listed::begin::<IntoL1>(rows, geometry.cols / 4, row);
     let (groups, rest) = rows.as_chunks::<TOGETHER>();
     let (sums, sums_rest) = out.as_chunks_mut::<TOGETHER>();
     for (i, (group, sums)) in groups.iter().zip(sums).enumerate() {
@@ -129,7 +130,7 @@ fn row_sums<const N: usize>(rows: [&[u8]; N], ahead: Ahead<N>, prepared: &[Line]
         let to = n.min(from + WIDEN);
         let mut sums = [zero; N];
         for at in from..to {
-            ahead.prefetch(rows[0], at);
+            ahead.prefetch::<IntoL1>(rows[0], at);
             for i in 0..N {
                 sums[i] = add_products(sums[i], load(&whole[i][at]), &codes[at]);
             }

@@ -18,7 +18,7 @@
 //! 4. A lane takes four products of at most `192 * 128` for every 256 columns: below 2^31 for
 //!    up to 5 million columns, the same limit that the i32 result has.
 //! 5. Rows go through the codes one after the other, in the order of memory, which is asked for
-//!    [`bytes_ahead`] on; loading a line of codes for each row costs less than reading at four places. One loop does
+//!    [`bytes_ahead`] on, as [`Ask`] says how; loading a line of codes for each row costs less than reading at four places. One loop does
 //!    so (`products`).
 //! 6. What is done for each group of rows is written in loops: closures inherit the instruction set, which the
 //!    functions that take them lack, so they would be calls, as long as a tenth of a group's products.
@@ -34,7 +34,7 @@
 use super::ahead::{Ahead, Listed, prefetch_lines};
 use super::avx512::{BLOCK, LINES, prepared_lines};
 use super::scalar::row_bytes;
-use crate::cpu::bytes_ahead;
+use crate::ask::{Ask, IntoL2, Nothing, ask_here, bytes_ahead};
 use crate::format::Geometry;
 use crate::format::i2s::TILE_ROWS as ROWS;
 use crate::gemv::avx512::load;
@@ -72,6 +72,19 @@ pub(crate) fn run_asking(
     next: &[u8],
     out: &mut [i32],
 ) {
+    ask_here!(A => run_tiles::<A>(geometry, data, tiles, prepared, n_vectors, next, out));
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn run_tiles<A: Ask>(
+    geometry: &Geometry,
+    data: &[u8],
+    tiles: Range<usize>,
+    prepared: &[Line],
+    n_vectors: usize,
+    next: &[u8],
+    out: &mut [i32],
+) {
     let row_bytes = geometry.cols / 4;
     let lines = prepared_lines(geometry);
     let n_outputs = tiles.len() * ROWS;
@@ -97,18 +110,18 @@ pub(crate) fn run_asking(
             let out = &mut out[pass * TOGETHER * n_outputs..][..TOGETHER * n_outputs];
             // All that a group asks for, in one pass or evenly in two or four: all at once, others wait for memory meanwhile.
             match (passes, pass) {
-                (1, _) => several_products::<4>(&factors, block.clone(), pass, out),
-                (2 | 3, 0..2) => several_products::<2>(&factors, block.clone(), pass, out),
-                (4.., 0..4) => several_products::<1>(&factors, block.clone(), pass, out),
-                _ => several_products::<0>(&factors, block.clone(), pass, out),
+                (1, _) => several_products::<A, 4>(&factors, block.clone(), pass, out),
+                (2 | 3, 0..2) => several_products::<A, 2>(&factors, block.clone(), pass, out),
+                (4.., 0..4) => several_products::<A, 1>(&factors, block.clone(), pass, out),
+                _ => several_products::<A, 0>(&factors, block.clone(), pass, out),
             }
         }
         for v in passes * TOGETHER..n_vectors {
             let out = &mut out[v * n_outputs..][..n_outputs];
             if v == 0 {
-                products::<true>(&factors, block.clone(), v, out);
+                products::<A>(&factors, block.clone(), v, out);
             } else {
-                products::<false>(&factors, block.clone(), v, out);
+                products::<Nothing>(&factors, block.clone(), v, out);
             }
         }
     }
@@ -149,18 +162,18 @@ impl<'a> Factors<'a> {
     }
 }
 
-/// The rows of `block`, whole fours, times vector `v`, to `out`, a sum for each row. `ASKS` for what is behind.
+/// The rows of `block`, whole fours, times vector `v`, to `out`, a sum for each row. Asks for what is behind.
 ///
 /// One loop goes through all rows: hardware foresees what one instruction reads, and four that take a row each in turns it does not
 /// follow as well. On two cores of a Zen 5 that was 10 to 20% of the bandwidth.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn products<const ASKS: bool>(factors: &Factors<'_>, block: Range<usize>, v: usize, out: &mut [i32]) {
+fn products<A: Ask>(factors: &Factors<'_>, block: Range<usize>, v: usize, out: &mut [i32]) {
     let (codes, last) = factors.vector(v).as_chunks::<LINES>();
     let activations = _mm_set1_epi32(activations(last));
     let mut totals = [_mm512_setzero_si512(); TOGETHER];
     for i in block {
         let [row] = factors.rows(i);
-        totals[i % TOGETHER] = row_total::<ASKS>(row, factors.ahead, codes);
+        totals[i % TOGETHER] = row_total::<A>(row, factors.ahead, codes);
         if i % TOGETHER == TOGETHER - 1 {
             let sums: [i32; TOGETHER] = bytemuck::cast(_mm_sub_epi32(four_sums(totals), activations));
             out[i + 1 - TOGETHER..=i].copy_from_slice(&sums);
@@ -171,7 +184,12 @@ fn products<const ASKS: bool>(factors: &Factors<'_>, block: Range<usize>, v: usi
 /// Four rows after the other of `block`, times the four vectors of a pass, to `out`, `[vector][row]`. Asks for `ASKED` lines behind a group
 /// for each line of a row, and for as many of what is read next.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn several_products<const ASKED: usize>(factors: &Factors<'_>, block: Range<usize>, pass: usize, out: &mut [i32]) {
+fn several_products<A: Ask, const ASKED: usize>(
+    factors: &Factors<'_>,
+    block: Range<usize>,
+    pass: usize,
+    out: &mut [i32],
+) {
     let v = pass * TOGETHER;
     let vectors = [factors.vector(v), factors.vector(v + 1), factors.vector(v + 2), factors.vector(v + 3)];
     let n_outputs = out.len() / TOGETHER;
@@ -182,7 +200,7 @@ fn several_products<const ASKED: usize>(factors: &Factors<'_>, block: Range<usiz
         let behind = rows[0].as_ptr().wrapping_add(factors.ahead + asked);
         let next = i * factors.row_bytes + asked;
         let next = (next < factors.next.len()).then(|| factors.next.as_ptr().wrapping_add(next));
-        let sums = several_sums::<ASKED>(rows, behind, next, vectors);
+        let sums = several_sums::<A, ASKED>(rows, behind, next, vectors);
         for (sums, out) in sums.iter().zip(out.chunks_exact_mut(n_outputs)) {
             out[i..i + TOGETHER].copy_from_slice(sums);
         }
@@ -192,8 +210,13 @@ fn several_products<const ASKED: usize>(factors: &Factors<'_>, block: Range<usiz
 /// See [`crate::kernel::RunRowsFn`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 pub(crate) fn run_rows(geometry: &Geometry, data: &[u8], rows: &[u32], prepared: &[Line], out: &mut [i32]) {
+    ask_here!(A => run_listed::<A>(geometry, data, rows, prepared, out));
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn run_listed<A: Ask>(geometry: &Geometry, data: &[u8], rows: &[u32], prepared: &[Line], out: &mut [i32]) {
     let row = |row: &u32| row_bytes(geometry, data, *row);
-    let listed = Listed::begin(rows, geometry.cols / 4, row);
+    let listed = Listed::begin::<A>(rows, geometry.cols / 4, row);
     let (groups, rest) = rows.as_chunks::<TOGETHER>();
     let (sums, sums_rest) = out.as_chunks_mut::<TOGETHER>();
     for (i, (group, sums)) in groups.iter().zip(sums).enumerate() {
@@ -201,7 +224,7 @@ pub(crate) fn run_rows(geometry: &Geometry, data: &[u8], rows: &[u32], prepared:
         for r in 0..TOGETHER {
             (now[r], later[r]) = (row(&group[r]), row(listed.after(i * TOGETHER + r)));
         }
-        *sums = listed_sums::<true>(now, later, prepared);
+        *sums = listed_sums::<A>(now, later, prepared);
     }
     for (at, sum) in rest.iter().zip(sums_rest) {
         *sum = row_sum(row(at), prepared);
@@ -217,7 +240,7 @@ pub(crate) fn run_cached_rows(geometry: &Geometry, data: &[u8], rows: &[u32], pr
         for (r, bytes) in bytes.iter_mut().enumerate() {
             *bytes = row_bytes(geometry, data, group[r.min(group.len() - 1)]);
         }
-        sums.copy_from_slice(&listed_sums::<false>(bytes, bytes, prepared)[..group.len()]);
+        sums.copy_from_slice(&listed_sums::<Nothing>(bytes, bytes, prepared)[..group.len()]);
     }
 }
 
@@ -226,20 +249,18 @@ pub(crate) fn run_cached_rows(geometry: &Geometry, data: &[u8], rows: &[u32], pr
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 fn row_sum(row: &[u8], prepared: &[Line]) -> i32 {
     let (codes, last) = prepared.as_chunks::<LINES>();
-    _mm512_reduce_add_epi32(row_total::<false>(row, 0, codes)) - activations(last)
+    _mm512_reduce_add_epi32(row_total::<Nothing>(row, 0, codes)) - activations(last)
 }
 
-/// A row's products, added up in lanes. Asks for what is `ahead` bytes on, if it `ASKS`.
+/// A row's products, added up in lanes. Asks for what is `ahead` bytes on.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn row_total<const ASKS: bool>(row: &[u8], ahead: usize, codes: &[[Line; LINES]]) -> __m512i {
+fn row_total<A: Ask>(row: &[u8], ahead: usize, codes: &[[Line; LINES]]) -> __m512i {
     let (whole, rest) = row.as_chunks::<64>();
     let (whole_codes, last_codes) = codes.split_at(whole.len());
     let mut sums = [_mm512_setzero_si512(); LINES];
     for (at, (bytes, codes)) in whole.iter().zip(whole_codes).enumerate() {
-        if ASKS {
-            prefetch_lines::<1, _MM_HINT_T0>(row.as_ptr().wrapping_add(ahead), at);
-        }
+        prefetch_lines::<A, 1>(row.as_ptr().wrapping_add(ahead), at);
         sums = add_products(sums, load(bytes), codes);
     }
     if let [codes] = last_codes {
@@ -248,14 +269,10 @@ fn row_total<const ASKS: bool>(row: &[u8], ahead: usize, codes: &[[Line; LINES]]
     joined(sums)
 }
 
-/// Four rows from a list, side by side. `ASKS` for others.
+/// Four rows from a list, side by side. Asks for others.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn listed_sums<const ASKS: bool>(
-    rows: [&[u8]; TOGETHER],
-    later: [&[u8]; TOGETHER],
-    prepared: &[Line],
-) -> [i32; TOGETHER] {
+fn listed_sums<A: Ask>(rows: [&[u8]; TOGETHER], later: [&[u8]; TOGETHER], prepared: &[Line]) -> [i32; TOGETHER] {
     let (codes, last) = prepared.as_chunks::<LINES>();
     let activations = _mm_set1_epi32(activations(last));
     let n = rows[0].len() / 64;
@@ -268,9 +285,7 @@ fn listed_sums<const ASKS: bool>(
     let (whole_codes, last_codes) = codes.split_at(n);
     let mut sums = [[_mm512_setzero_si512(); LINES]; TOGETHER];
     for at in 0..n {
-        if ASKS {
-            Ahead::Rows(later).prefetch(rows[0], at);
-        }
+        Ahead::Rows(later).prefetch::<A>(rows[0], at);
         for r in 0..TOGETHER {
             sums[r] = add_products(sums[r], load(&whole[r][at]), &whole_codes[at]);
         }
@@ -310,7 +325,7 @@ fn add_products(sums: [__m512i; LINES], bytes: __m512i, codes: &[Line; LINES]) -
 /// Four rows times four prepared vectors: `[vector][row]`. For each line of a row asks for `ASKED` lines from `behind` on, and from `next`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn several_sums<const ASKED: usize>(
+fn several_sums<A: Ask, const ASKED: usize>(
     rows: [&[u8]; TOGETHER],
     behind: *const u8,
     next: Option<*const u8>,
@@ -329,9 +344,9 @@ fn several_sums<const ASKED: usize>(
     }
     let mut sums = [[_mm512_setzero_si512(); TOGETHER]; TOGETHER];
     for at in 0..n {
-        prefetch_lines::<ASKED, _MM_HINT_T0>(behind, at);
+        prefetch_lines::<A, ASKED>(behind, at);
         if let Some(next) = next {
-            prefetch_lines::<ASKED, _MM_HINT_T1>(next, at);
+            prefetch_lines::<IntoL2, ASKED>(next, at);
         }
         let bytes = [load(&whole[0][at]), load(&whole[1][at]), load(&whole[2][at]), load(&whole[3][at])];
         add_several(&mut sums, bytes, [&fours[0][at], &fours[1][at], &fours[2][at], &fours[3][at]]);

@@ -35,6 +35,7 @@
 //! Lookup tables for ternary weights are known from T-MAC and bitnet.cpp; five trits in a byte from
 //! llama.cpp's TQ1_0. The mirrored table of 122 entries and the carry-free split are this file's.
 
+use crate::ask::{Ask, ask_here};
 use crate::format::Geometry;
 use crate::format::t5::{GROUP, TILE_ROWS as ROWS};
 use crate::gemv::avx512::{BASE, add_bytes, load, to_words};
@@ -169,6 +170,18 @@ pub(crate) fn run(
     n_vectors: usize,
     out: &mut [i32],
 ) {
+    ask_here!(A => run_tiles::<A>(geometry, data, tiles, prepared, n_vectors, out));
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi")]
+fn run_tiles<A: Ask>(
+    geometry: &Geometry,
+    data: &[u8],
+    tiles: Range<usize>,
+    prepared: &[Line],
+    n_vectors: usize,
+    out: &mut [i32],
+) {
     let n_blocks = geometry.n_blocks();
     let groups = geometry.groups();
     let (tables, _) = prepared.as_chunks::<4>();
@@ -193,13 +206,13 @@ pub(crate) fn run(
                 let tables = &tables[at..at + groups];
                 let at = vector * n_outputs + tile * n_blocks + block;
                 if together == TILES {
-                    let sums = block_sums([0, 1, 2, 3].map(block_of), tables, ahead);
+                    let sums = block_sums::<A, _>([0, 1, 2, 3].map(block_of), tables, ahead);
                     for (i, sums) in sums.into_iter().enumerate() {
                         out[at + i * n_blocks] = sums;
                     }
                 } else {
                     for i in 0..together {
-                        [out[at + i * n_blocks]] = block_sums([block_of(i)], tables, Ahead::NOTHING);
+                        [out[at + i * n_blocks]] = block_sums::<A, _>([block_of(i)], tables, Ahead::NOTHING);
                     }
                 }
                 // The others find the weights in the cache.
@@ -224,16 +237,15 @@ impl Ahead {
     const NOTHING: Ahead = Ahead { left: 0, jump: 0 };
 
     /// Asks for what comes [`AHEAD`] groups after group `g` of each tile.
-    #[inline]
-    #[target_feature(enable = "sse")]
-    fn prefetch<const N: usize>(self, tiles: [*const Bytes; N], g: usize) {
+    #[inline(always)]
+    fn prefetch<A: Ask, const N: usize>(self, tiles: [*const Bytes; N], g: usize) {
         if self.left == 0 {
             return;
         }
         let at = g + AHEAD;
         let at = if at < self.left { at } else { at + self.jump };
         for tile in tiles {
-            _mm_prefetch::<_MM_HINT_T0>(tile.wrapping_add(at).cast());
+            A::ask(tile.wrapping_add(at));
         }
     }
 }
@@ -241,7 +253,7 @@ impl Ahead {
 /// Sums of the rows of `N` tiles over one block.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi")]
-fn block_sums<const N: usize>(bytes: [&[Bytes]; N], tables: &[Table], ahead: Ahead) -> [[i32; ROWS]; N] {
+fn block_sums<A: Ask, const N: usize>(bytes: [&[Bytes]; N], tables: &[Table], ahead: Ahead) -> [[i32; ROWS]; N] {
     // Loops, since a closure would be a call: it has the instruction set, `map` has not.
     let mut bytes = bytes;
     for bytes in &mut bytes {
@@ -251,7 +263,7 @@ fn block_sums<const N: usize>(bytes: [&[Bytes]; N], tables: &[Table], ahead: Ahe
     let mut from = 0;
     while from < tables.len() {
         let to = tables.len().min(from + WIDEN);
-        let sums = word_sums(bytes, tables, from..to, ahead);
+        let sums = word_sums::<A, N>(bytes, tables, from..to, ahead);
         for (totals, sums) in totals.iter_mut().zip(sums) {
             add_words(totals, sums);
         }
@@ -263,7 +275,7 @@ fn block_sums<const N: usize>(bytes: [&[Bytes]; N], tables: &[Table], ahead: Ahe
 /// 16-bit sums over at most [`WIDEN`] groups: of the even rows, and of the odd rows.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi")]
-fn word_sums<const N: usize>(
+fn word_sums<A: Ask, const N: usize>(
     bytes: [&[Bytes]; N],
     tables: &[Table],
     groups: Range<usize>,
@@ -286,7 +298,7 @@ fn word_sums<const N: usize>(
             let low_end = high_end.min(g + LOW);
             let mut low = [zero; N];
             while g < low_end {
-                ahead.prefetch(starts, g);
+                ahead.prefetch::<A, N>(starts, g);
                 let table = tables[g].each_ref().map(|line| load(&line.0));
                 for i in 0..N {
                     let index = load(&bytes[i][g]);
