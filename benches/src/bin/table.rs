@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 use tritone_benches::{LARGE, MEMORY, Place, Product};
 use tritone_kernels::isa::Level;
-use tritone_kernels::kernel::Operation;
+use tritone_kernels::kernel::{Kernel, Operation};
 use tritone_kernels::testing::runnable_kernels;
 
 /// Vectors of the batched rows: speculation and small batches, and a part of a prompt.
@@ -39,15 +39,16 @@ fn main() -> ExitCode {
     println!("This core reads {} MiB at {:.1} GB/s.\n", MEMORY >> 20, read_bandwidth(rounds.min(21)) / 1e9);
     println!("| kernel | vectors | weights in | us | GB/s of weights | GMAC/s |");
     println!("|---|---:|---|---:|---:|---:|");
-    compare(shape, rounds, Operation::Gemv, 1, Place::Cache, &name);
-    compare(shape, rounds, Operation::Gemv, 1, Place::Memory, &name);
+    let kernels: Vec<_> = runnable_kernels().into_iter().filter(|kernel| kernel.name.contains(&name)).collect();
+    compare(&kernels, shape, rounds, Operation::Gemv, 1, Place::Cache);
+    compare(&kernels, shape, rounds, Operation::Gemv, 1, Place::Memory);
     for n_vectors in BATCHES {
         // Long products need fewer rounds.
         let rounds = rounds.div_ceil(4 + n_vectors / 16);
         for operation in [Operation::Gemv, Operation::Gemm] {
-            compare(shape, rounds, operation, n_vectors, Place::Cache, &name);
+            compare(&kernels, shape, rounds, operation, n_vectors, Place::Cache);
             if n_vectors == 8 {
-                compare(shape, rounds, operation, n_vectors, Place::Memory, &name);
+                compare(&kernels, shape, rounds, operation, n_vectors, Place::Memory);
             }
         }
     }
@@ -76,11 +77,17 @@ fn read_bandwidth(rounds: usize) -> f64 {
     rates[rounds / 2]
 }
 
-fn compare(shape: (usize, usize), rounds: usize, operation: Operation, n_vectors: usize, place: Place, name: &str) {
-    let kernels = runnable_kernels().into_iter();
+fn compare(
+    kernels: &[&'static Kernel],
+    shape: (usize, usize),
+    rounds: usize,
+    operation: Operation,
+    n_vectors: usize,
+    place: Place,
+) {
     let mut rows: Vec<Row> = kernels
+        .iter()
         .filter(|kernel| kernel.operation == operation && kernel.level != Level::Scalar)
-        .filter(|kernel| kernel.name.contains(name))
         .map(|kernel| Row {
             name: kernel.name.to_owned(),
             product: Product::new(kernel, shape, n_vectors, place),
