@@ -8,6 +8,8 @@ mod amx;
 #[cfg_attr(not(all(target_arch = "x86_64", target_feature = "sse2")), allow(dead_code, reason = "there is no cpuid"))]
 mod processor;
 
+#[cfg(any(test, feature = "testing"))]
+pub(crate) use processor::on_each;
 pub(crate) use processor::{Processor, processor};
 
 /// A set of instruction-set features.

@@ -141,10 +141,12 @@ pub fn kernel_sums(
     }
     let mut out = vec![0x5a5a_5a5a; plan.n_sums(tiles.len(), vectors.len())];
     plan.sums(kernel.operation, data, tiles.clone(), &prepared, vectors.len(), &mut out);
-    let mut asking = vec![0x5a5a_5a5a; out.len()];
     let next = &data[..data.len().min(97 * vectors.len())];
-    plan.sums_asking(kernel.operation, data, tiles, &prepared, vectors.len(), next, &mut asking);
-    assert!(out == asking, "{} gives other sums if it asks for {} bytes", kernel.name, next.len());
+    on_each_processor(|| {
+        let mut asking = vec![0x5a5a_5a5a; out.len()];
+        plan.sums_asking(kernel.operation, data, tiles.clone(), &prepared, vectors.len(), next, &mut asking);
+        assert!(out == asking, "{} gives other sums if it asks for {} bytes", kernel.name, next.len());
+    });
     out
 }
 
@@ -171,6 +173,12 @@ pub fn check_kernel(
             expected[at]
         );
     }
+}
+
+/// Calls `check` once for each way in which kernels ask for memory on processors of this architecture, as if it ran on one that
+/// wants it so: nothing else may differ. This thread's and all others' kernels ask so meanwhile.
+pub fn on_each_processor(check: impl FnMut()) {
+    crate::cpu::on_each(check);
 }
 
 /// Kernels that this processor can run, with a line on standard error for each level that it

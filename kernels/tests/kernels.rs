@@ -10,7 +10,9 @@ use tritone_kernels::isa::Isa;
 use tritone_kernels::kernel::Operation;
 use tritone_kernels::line::Line;
 use tritone_kernels::matrix::MatrixPlan;
-use tritone_kernels::testing::{Random, any_bytes, check_kernel, naive_sums, pack, runnable_kernels};
+use tritone_kernels::testing::{
+    Random, any_bytes, check_kernel, naive_sums, on_each_processor, pack, runnable_kernels,
+};
 
 /// How much the tests try: everything on a processor, less on an emulated one, which is some fifty times slower
 /// (`TRITONE_EMULATED=1` says so). Miri, slower by many thousands, runs `one_small_matrix` only.
@@ -144,13 +146,15 @@ fn rows_alone_are_rows_of_tiles() {
             plan.prepare(Operation::Gemv, &codes, &mut prepared);
             for n in [0, 1, 2, 3, 4, 5, 9, 30] {
                 let wanted: Vec<u32> = (0..n).map(|_| random.below(rows) as u32).collect();
-                let mut sums = vec![0x5a5a_5a5a; n];
-                plan.row_sums(&data, &wanted, &prepared, &mut sums);
                 let expected: Vec<i32> = wanted.iter().map(|row| expected[*row as usize]).collect();
-                assert_eq!(sums, expected, "{} {rows}x{cols} {wanted:?}", kernel.name);
-                sums.fill(0x5a5a_5a5a);
-                plan.cached_row_sums(&data, &wanted, &prepared, &mut sums);
-                assert_eq!(sums, expected, "{} {rows}x{cols} {wanted:?}, cached", kernel.name);
+                on_each_processor(|| {
+                    let mut sums = vec![0x5a5a_5a5a; n];
+                    plan.row_sums(&data, &wanted, &prepared, &mut sums);
+                    assert_eq!(sums, expected, "{} {rows}x{cols} {wanted:?}", kernel.name);
+                    sums.fill(0x5a5a_5a5a);
+                    plan.cached_row_sums(&data, &wanted, &prepared, &mut sums);
+                    assert_eq!(sums, expected, "{} {rows}x{cols} {wanted:?}, cached", kernel.name);
+                });
             }
         }
     }

@@ -128,6 +128,12 @@ fn all_instruction_sets_agree() {
                 let state = &states[(n_states - 1) * packed.shape.n_steps()..];
                 let mut low = vec![7.0; wanted.len()];
                 rows(isa, packed.shape, &packed.rows, &wanted, state, &mut low);
+                crate::testing::on_each_processor(|| {
+                    let (mut high_again, mut low_again) = (vec![7.0; high.len()], vec![7.0; low.len()]);
+                    tiles(isa, packed.shape, &packed.tiles, states, &mut high_again);
+                    rows(isa, packed.shape, &packed.rows, &wanted, state, &mut low_again);
+                    assert!(high_again == high && low_again == low, "{isa:?}, {n_rows} x {cols}, another processor");
+                });
                 let whole: Vec<f64> = codes[n_states - 1].iter().map(|code| f64::from(*code)).collect();
                 for (row, low) in wanted.iter().zip(&low) {
                     check(&packed, 1, *row as usize, &whole, *low);

@@ -300,6 +300,11 @@ fn many_rows_and_vectors_are_rows_and_vectors_alone() {
             let vectors = random.values(n_vectors * n, 0);
             let (mut out, mut out_f32) = (vec![9.0; n_rows * n_vectors], vec![9.0; n_rows * n_vectors]);
             kernels.rows_dot_f16_multi(&rows, &vectors, n_vectors, &mut out);
+            crate::testing::on_each_processor(|| {
+                let mut again = vec![9.0; out.len()];
+                kernels.rows_dot_f16_multi(&rows, &vectors, n_vectors, &mut again);
+                assert_same(&again, &out, kernels.name());
+            });
             let bytes = bytemuck::cast_slice(&floats);
             kernels.rows_dot_multi(FloatFormat::F32, bytes, &vectors, n_vectors, &mut out_f32);
             let outs = out.chunks(n_rows).zip(out_f32.chunks(n_rows));
