@@ -8,8 +8,8 @@
 //! * On a Zen 4 the second cache ([`IntoL2`]) is. It behaves as if its first cache waited for some 20 lines at a time and nothing else
 //!   went on behind them: 6912 x 2560 by `gemv-i2s-avx512vnni` came at 10 to 12 GB/s from whatever distance, of 33 that one core reads.
 //!   Into the second cache it comes at 24 to 30, half of the rows at 15 instead of 8.5, 15% of the columns at 18 to 20 instead of 6, and
-//!   `gemv-t5-avx512vbmi` multiplies 108 GMAC/s instead of 80. Kernels that multiply more slowly than memory comes (AVX2, the
-//!   GEMM) lost a tenth, so that they ask into the first as everywhere.
+//!   `gemv-t5-avx512vbmi` multiplies 108 GMAC/s instead of 80. AVX2's kernels, which multiply more slowly than memory comes, lost a
+//!   tenth to a third that way, and ask into the first as everywhere; so does the GEMM, with which it was not tried alone.
 
 use crate::cpu::{Processor, processor};
 

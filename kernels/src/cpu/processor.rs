@@ -13,10 +13,6 @@ pub(crate) enum Processor {
     Other,
 }
 
-impl Processor {
-    const ALL: [Processor; 3] = [Processor::Zen4, Processor::OtherAmd, Processor::Other];
-}
-
 /// What [`processor`] says, or 0: cpuid takes a virtual machine tens of microseconds, so it is asked once.
 static KNOWN: AtomicU8 = AtomicU8::new(0);
 
@@ -58,6 +54,8 @@ fn detect() -> Processor {
 }
 
 impl Processor {
+    const ALL: [Processor; 3] = [Processor::Zen4, Processor::OtherAmd, Processor::Other];
+
     /// From the name of the maker (EBX, EDX, ECX of leaf 0), EAX of leaf 1 and EBX of leaf 7. Zen 3 and Zen 4 have one family, of which
     /// only Zen 4 has AVX-512 (AMD64 Architecture Programmer's Manual, volume 3, appendix E).
     fn of(maker: [u32; 3], leaf1_eax: u32, leaf7_ebx: u32) -> Processor {
