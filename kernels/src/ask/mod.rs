@@ -7,19 +7,31 @@
 //! * Into the first cache ([`IntoL1`]) was best on a Zen 3, a Zen 5 and a Sapphire Rapids.
 //! * On a Zen 4 the second cache ([`IntoL2`]) is. It behaves as if its first cache waited for some 20 lines at a time and nothing else
 //!   went on behind them: 6912 x 2560 by `gemv-i2s-avx512vnni` came at 10 to 12 GB/s from whatever distance, of 33 that one core reads.
-//!   Into the second cache it comes at 24 to 30, half of the rows at 15 instead of 8.5, 15% of the columns at 18 to 20 instead of 6, and
+//!   Into the second cache it comes at 24 to 30, 15% of the columns at 18 to 20 instead of 6, and
 //!   `gemv-t5-avx512vbmi` multiplies 108 GMAC/s instead of 80. AVX2's kernels, which multiply more slowly than memory comes, lost a
 //!   tenth to a third that way, and ask into the first as everywhere; so does the GEMM, with which it was not tried alone.
+//!   Lines that lie apart it is besides made to read from by a gather shortly before they are used ([`Ask::GATHER`]): half of the
+//!   rows of that shape then take 84 us instead of 132, a third of the columns of 2560 x 6912 60 instead of 134. A Zen 5, which also reads
+//!   lines apart at half of the rate of lines in order, may want the same; that was not measured.
 
 use crate::cpu::{Processor, processor};
 
 #[cfg(all(target_arch = "x86_64", target_feature = "sse2", not(miri)))]
 mod sse;
 
+#[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
+pub(crate) mod gather;
+
 /// Asks for memory in one way.
 pub(crate) trait Ask {
-    /// How many lines that lie apart are best under way at a time.
+    /// How many columns that lie apart, a line each, are best under way at a time.
     const LINES_APART: usize;
+
+    /// How many bytes of rows that lie apart are best under way at a time.
+    const BYTES_APART: usize;
+
+    /// Whether lines that lie apart are best read from by a gather before they are used: see `gather.rs`.
+    const GATHER: bool;
 
     /// Asks for the line of an address, which may be anybody's or nobody's.
     fn ask<T>(address: *const T);
@@ -30,6 +42,8 @@ pub(crate) struct Nothing;
 
 impl Ask for Nothing {
     const LINES_APART: usize = 0;
+    const BYTES_APART: usize = 0;
+    const GATHER: bool = false;
 
     #[inline(always)]
     fn ask<T>(_: *const T) {}
@@ -41,6 +55,9 @@ pub(crate) struct IntoL1;
 impl Ask for IntoL1 {
     /// Of 32, 64, 128 and 256 columns, 64 were fastest on a Zen 5.
     const LINES_APART: usize = 64;
+    /// Of 2 to 16 KiB, 4 to 8 KiB gave most on a Zen 5, and more than twice as much as nothing.
+    const BYTES_APART: usize = 5 << 10;
+    const GATHER: bool = false;
 
     #[inline(always)]
     fn ask<T>(address: *const T) {
@@ -55,7 +72,10 @@ pub(crate) struct IntoL2;
 
 impl Ask for IntoL2 {
     /// Columns of which 15% count took a Zen 4 41 us with 64, 33 with 128 and with 192.
-    const LINES_APART: usize = 128;
+    const LINES_APART: usize = 192;
+    /// Half of the rows of 6912 x 2560 took a Zen 4 217 us with 5 KiB, 86 with 10, 81 with 16 and 83 with 24.
+    const BYTES_APART: usize = 16 << 10;
+    const GATHER: bool = true;
 
     #[inline(always)]
     fn ask<T>(address: *const T) {

@@ -8,7 +8,7 @@
 //! * Each half has a sum of its own, and so has each digit of 15-bit activations; blocks do not wait for each other.
 
 use super::lanes::{Asked, Nibbles, Operation, Short, Simd, Step};
-use crate::ask::{Ask, Nothing};
+use crate::ask::{Ask, Nothing, gather};
 use crate::isa::{Isa, Level};
 use core::arch::x86_64::*;
 
@@ -114,6 +114,12 @@ impl Simd for Avx512Vnni {
     fn add(self, sums: Self::Floats, products: Self::Ints, scales: Self::Floats) -> Self::Floats {
         // SAFETY: needs AVX-512 F; `self` exists only if `Avx512Vnni::new` saw a level with it.
         unsafe { _mm512_fmadd_ps(_mm512_cvtepi32_ps(products), scales, sums) }
+    }
+
+    #[inline(always)]
+    fn touch(self, lines: &[Nibbles]) {
+        // SAFETY: needs AVX-512 F; `self` exists only if `Avx512Vnni::new` saw a level with it.
+        unsafe { gather::touch(lines) }
     }
 
     #[inline(always)]

@@ -10,6 +10,9 @@ pub(super) type Nibbles = [u8; 64];
 /// How many bytes of wanted rows are asked for ahead of the one in use, where rows lie apart.
 const ROWS_AHEAD: usize = 10 << 10;
 
+/// How many rows ahead their lines are read from where [`Ask::GATHER`] says so.
+const TOUCHED: usize = 2;
+
 /// 128 activations as products read them. Lane `i` has columns `8 i` to `8 i + 7`.
 #[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C, align(64))]
@@ -189,6 +192,10 @@ pub(super) trait Simd: Copy {
     /// `sums + scales * products`, rounded once.
     fn add(self, sums: Self::Floats, products: Self::Ints, scales: Self::Floats) -> Self::Floats;
 
+    /// Reads from each of some lines, where [`Ask::GATHER`] makes sense.
+    #[inline(always)]
+    fn touch(self, _: &[Nibbles]) {}
+
     /// To memory.
     fn store(self, lanes: Self::Floats) -> [f32; 16];
 }
@@ -328,7 +335,7 @@ impl<A: Ask> Operation for Rows<'_, A> {
     fn run<S: Simd>(self, simd: S) {
         let bytes = self.shape.row_bytes();
         let row = |i: usize| &self.plane[self.rows[i] as usize * bytes..][..bytes];
-        let n_ahead = (ROWS_AHEAD / bytes).clamp(2, 32);
+        let n_ahead = (ROWS_AHEAD.max(A::BYTES_APART) / bytes).clamp(2, 32);
         for i in 0..self.rows.len().min(n_ahead) {
             for line in row(i).chunks(64) {
                 A::ask(line.as_ptr());
@@ -337,6 +344,9 @@ impl<A: Ask> Operation for Rows<'_, A> {
         for i in 0..self.rows.len() {
             let (scales, nibbles) = row(i).split_at(self.shape.n_blocks());
             let ahead = row((i + n_ahead).min(self.rows.len() - 1)).as_ptr();
+            if A::GATHER && i + TOUCHED < self.rows.len() {
+                simd.touch(row(i + TOUCHED).as_chunks().0);
+            }
             // What hangs over the last line of the nibbles.
             A::ask(ahead.wrapping_add(nibbles.len()));
             A::ask(ahead.wrapping_add(bytes - 1));

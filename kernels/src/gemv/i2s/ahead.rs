@@ -7,10 +7,6 @@
 
 use crate::ask::Ask;
 
-/// Bytes of listed rows that are asked for before they are used. Of 2 to 16 KiB, 4 to 8 KiB gave most on a Zen 5, and
-/// more than twice as much as nothing: no hardware foresees rows that lie apart. A Zen 4 gives the same for 5 to 24.
-const LISTED: usize = 5 << 10;
-
 /// Which rows of a list to ask for while others are multiplied.
 #[derive(Clone, Copy)]
 pub(super) struct Listed<'a> {
@@ -23,7 +19,7 @@ impl<'a> Listed<'a> {
     /// Asks for the first rows, `bytes` long each, of which `row` gives the place.
     #[inline(always)]
     pub(super) fn begin<'d, A: Ask>(rows: &'a [u32], bytes: usize, row: impl Fn(&u32) -> &'d [u8]) -> Listed<'a> {
-        let distance = (LISTED / bytes.max(1)).max(1);
+        let distance = (A::BYTES_APART / bytes.max(1)).max(1);
         for first in rows.iter().take(distance).map(row) {
             for line in first.chunks(64) {
                 A::ask(line.as_ptr());

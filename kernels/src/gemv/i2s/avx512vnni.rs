@@ -35,6 +35,7 @@
 use super::ahead::{Ahead, Listed, prefetch_lines};
 use super::avx512::{BLOCK, LINES, prepared_lines};
 use super::scalar::row_bytes;
+use crate::ask::gather::touch;
 use crate::ask::{Ask, IntoL1, IntoL2, Nothing, ask_here, bytes_ahead};
 use crate::format::Geometry;
 use crate::format::i2s::TILE_ROWS as ROWS;
@@ -219,6 +220,11 @@ fn run_listed<A: Ask>(geometry: &Geometry, data: &[u8], rows: &[u32], prepared: 
         let (mut now, mut later): ([&[u8]; TOGETHER], [&[u8]; TOGETHER]) = ([&[]; TOGETHER], [&[]; TOGETHER]);
         for r in 0..TOGETHER {
             (now[r], later[r]) = (row(&group[r]), row(listed.after(i * TOGETHER + r)));
+            if A::GATHER
+                && let Some(soon) = rows.get((i + 1) * TOGETHER + r)
+            {
+                touch(row(soon).as_chunks().0);
+            }
         }
         *sums = listed_sums::<A>(now, later, prepared);
     }
