@@ -1,4 +1,4 @@
-//! Reading from lines with AVX2's gathers, shortly before they are used.
+//! Reading from lines by gathers of AVX2 and AVX-512, shortly before they are used.
 //!
 //! A Zen 4 foresees lines from plain loads that miss its first cache: after each row of ten lines it fetched seven to fifteen that nobody
 //! wanted (counted by the time that reading them took then), whether or not the row had been asked for into the second cache. That took half
@@ -11,7 +11,7 @@
 use core::arch::x86_64::*;
 use core::hint::black_box;
 
-/// Lanes of a gather.
+/// Lanes of [`touch`]'s gather.
 const LANES: usize = 16;
 
 /// Reads from each of some lines.
@@ -21,7 +21,8 @@ pub(crate) fn touch(lines: &[[u8; 64]]) {
     let offsets = _mm512_setr_epi32(0, 64, 128, 192, 256, 320, 384, 448, 512, 576, 640, 704, 768, 832, 896, 960);
     for some in lines.chunks(LANES) {
         let there = ((1u32 << some.len()) - 1) as __mmask16;
-        // SAFETY: lane i is read if there are more than i lines; it then reads 4 bytes at the start of line i.
+        // SAFETY: `there` has a bit for each line of `some`, at most 16, so lane i is read only where there is a line i; it reads 4 bytes at
+        // `offsets`' 64 * i, the start of that line.
         black_box(unsafe {
             _mm512_mask_i32gather_epi32::<1>(_mm512_setzero_si512(), there, offsets, some.as_ptr().cast())
         });
@@ -36,6 +37,7 @@ pub(crate) fn touch_lines(lines: &[[u8; 64]], numbers: &[u32; 4]) {
     // Eight times the number must stay within an i32.
     let last = _mm_set1_epi32(last.min((1 << 28) - 1) as i32);
     let numbers = _mm_min_epu32(bytemuck::cast(*numbers), last);
-    // SAFETY: each lane reads 4 bytes at 64 times a number from 0 to `last`, the start of a line of `lines`.
+    // SAFETY: the minimum above leaves numbers from 0 to `last`, which is below the count of `lines`; each lane reads 4 bytes at 64
+    // times its number, 8 by the shift, which cannot overflow below 2^28, and 8 by the gather's scale: the start of that line.
     black_box(unsafe { _mm_i32gather_epi32::<8>(lines.as_ptr().cast(), _mm_slli_epi32::<3>(numbers)) });
 }

@@ -17,7 +17,8 @@
 //!    2^31`) before its sums are shifted and added to the result.
 //! 4. The lines of a column lie anywhere, so no hardware foresees them: they are asked for [`Ask::LINES_APART`] columns before
 //!    they are used, those of the next tile included, which takes the same columns. Several vectors take longer for a tile
-//!    and find more of its lines in the second cache, so they ask for more ([`AHEAD_OF_SEVERAL`]).
+//!    and find more of its lines in the second cache, so they ask for more ([`AHEAD_OF_SEVERAL`]). Where the processor wants it
+//!    ([`Ask::GATHER`]), lines are also read from [`TOUCHED`] columns before their use.
 
 use super::{List, end, listed};
 use crate::ask::gather::touch_lines;
@@ -136,7 +137,7 @@ fn prefetch<A: Ask>(lines: &[[u8; LINE]], at: usize) {
 }
 
 /// Adds the products of the columns `some` of the list `columns` to the sums of a tile; for `SEVERAL` vectors or
-/// for one.
+/// for one. `behind` are the lines of the next tiles, which are read from early.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 fn add_columns<A: Ask, const SEVERAL: bool>(

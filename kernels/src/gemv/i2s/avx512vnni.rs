@@ -29,8 +29,8 @@
 //!    caller reads next ([`run_asking`]). They ask into the first cache on every processor: a Zen 4 took 690 us for eight vectors from
 //!    memory, 730 to 800 into the second.
 //! 9. Rows from a list go side by side, four rows by four positions: they were asked for one by one anyway, a line of codes
-//!    is loaded once for all four, and 16 sums do not wait for each other. Rows that are in the cache already are not asked for
-//!    ([`run_cached_rows`]).
+//!    is loaded once for all four, and 16 sums do not wait for each other. Where the processor wants it ([`Ask::GATHER`]), a group's rows
+//!    are read from while the one before is multiplied. Rows that are in the cache already are not asked for ([`run_cached_rows`]).
 
 use super::ahead::{Ahead, Listed, prefetch_lines};
 use super::avx512::{BLOCK, LINES, prepared_lines};
