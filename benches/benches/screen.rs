@@ -6,6 +6,7 @@ use std::hint::black_box;
 use std::time::Duration;
 use tritone_benches::{MEMORY, Place};
 use tritone_kernels::isa::{Detected, Isa, Level};
+use tritone_kernels::line::Line;
 use tritone_kernels::screen::{LIMIT, STEP, Shape, Step, TILE, pack_row, prepare, rows, tiles};
 use tritone_kernels::testing::Random;
 
@@ -36,7 +37,7 @@ fn states(n: usize) -> Vec<Step> {
 }
 
 /// Both planes of random rows, repeated.
-fn planes(n_rows: usize) -> (Vec<u8>, Vec<u8>) {
+fn planes(n_rows: usize) -> (Vec<Line>, Vec<Line>) {
     let (shape, mut random) = (Shape::new(COLS), Random::new(1));
     let (mut high, mut low) = (vec![0; FEW / TILE * shape.tile_bytes()], vec![0; FEW * shape.row_bytes()]);
     for (i, row) in low.chunks_exact_mut(shape.row_bytes()).enumerate() {
@@ -44,7 +45,16 @@ fn planes(n_rows: usize) -> (Vec<u8>, Vec<u8>) {
         let tile = &mut high[i / TILE * shape.tile_bytes()..][..shape.tile_bytes()];
         let _ = pack_row(Isa::detect(), shape, &weights, i % TILE, tile, row);
     }
-    (high.repeat(n_rows / FEW), low.repeat(n_rows / FEW))
+    (repeated(&high, n_rows / FEW), repeated(&low, n_rows / FEW))
+}
+
+/// Some bytes several times, from the start of a line on.
+fn repeated(bytes: &[u8], times: usize) -> Vec<Line> {
+    let mut lines = vec![Line::ZERO; Line::count_for(bytes.len() * times)];
+    for place in bytemuck::cast_slice_mut::<Line, u8>(&mut lines).chunks_exact_mut(bytes.len()) {
+        place.copy_from_slice(bytes);
+    }
+    lines
 }
 
 fn group<'c>(c: &'c mut Criterion, plane: &str, isa: Isa, bytes: usize) -> BenchmarkGroup<'c, WallTime> {
@@ -56,7 +66,8 @@ fn group<'c>(c: &'c mut Criterion, plane: &str, isa: Isa, bytes: usize) -> Bench
 fn screen(c: &mut Criterion) {
     let shape = Shape::new(COLS);
     for (place, n_rows) in [(Place::Cache, FEW), (Place::Memory, MEMORY / shape.row_bytes() / FEW * FEW)] {
-        let (high, low) = planes(n_rows);
+        let planes = planes(n_rows);
+        let (high, low): (&[u8], &[u8]) = (bytemuck::cast_slice(&planes.0), bytemuck::cast_slice(&planes.1));
         for isa in levels() {
             for n in STATES {
                 let (states, mut out) = (states(n), vec![0.0; n * n_rows]);
@@ -77,7 +88,7 @@ fn screen(c: &mut Criterion) {
                 let mut out = vec![0.0; wanted.len()];
                 let bytes = wanted.len() * shape.row_bytes();
                 group(c, "low", isa, bytes).bench_function(format!("1-in-{share}/{}", place.name()), |b| {
-                    b.iter(|| rows(isa, shape, black_box(&low), &wanted, &state, &mut out));
+                    b.iter(|| rows(isa, shape, black_box(low), &wanted, &state, &mut out));
                 });
             }
         }

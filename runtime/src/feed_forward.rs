@@ -24,10 +24,9 @@ use tritone_kernels::kernel::Operation;
 /// cache.
 const ITEM_ROWS: usize = 64;
 
-/// With few tokens an item has more rows, so that each token wants several: at most so many outputs of gate, at most so
-/// many rows.
+/// With few tokens an item has more rows, so that each token wants several: at most so many outputs of gate. From gate to up and back
+/// memory has to start anew: with a quarter of the layer at a time instead of 512 rows, one thread of a Zen 4 took 8% less for both.
 const MAX_ITEM_OUTPUTS: usize = 2048;
-const MAX_ITEM_ROWS: usize = 512;
 
 thread_local! {
     /// A work item's gates, ups and what is made of them.
@@ -113,7 +112,7 @@ impl<O: Observer> Forward<'_, O> {
         }
         let alone = (inputs[alone].operation() == Operation::Gemv).then_some(alone);
         let step = gate.tile_rows().max(up.tile_rows());
-        let most = rows.div_ceil(4 * self.pool.n_threads()).min(MAX_ITEM_OUTPUTS / n).clamp(ITEM_ROWS, MAX_ITEM_ROWS);
+        let most = rows.div_ceil(4 * self.pool.n_threads()).min(MAX_ITEM_OUTPUTS / n).max(ITEM_ROWS);
         let step = step * (most / step).max(1);
         let rows_of = move |item: usize| item * step..((item + 1) * step).min(rows);
         let counts = Counts::default();

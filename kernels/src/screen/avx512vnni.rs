@@ -3,11 +3,11 @@
 //! * High halves of bytes are multiplied where they are, as `16 * nibble`, and their sums shifted: exact, and
 //!   saves a shift for each line. Bound: `8 * 4 * 240 * 128` is below 2^20 for a digit.
 //! * Four states take two tiles at a time: each four digits are loaded once for both, else loads would take longer than products.
-//! * One state is held up by memory, and asks for it line by line: in tens of lines at once one core of a Zen 5 read 31 GB/s, like that
-//!   36. Several are not, and take less time without requests between their products.
+//! * One state is held up by memory, and asks for it line by line, if at all ([`Ask::Foreseen`]): in tens of lines at once one core of a
+//!   Zen 5 read 31 GB/s, like that 36. Several are not, and take less time without requests between their products.
 //! * Each half has a sum of its own, and so has each digit of 15-bit activations; blocks do not wait for each other.
 
-use super::lanes::{Asked, Nibbles, Operation, Short, Simd, Step};
+use super::lanes::{Nibbles, Operation, Short, Simd, Step};
 use crate::ask::{Ask, Nothing, gather};
 use crate::isa::{Isa, Level};
 use core::arch::x86_64::*;
@@ -30,7 +30,7 @@ impl Simd for Avx512Vnni {
 
     #[inline(always)]
     fn tile_block<const N: usize>(self, block: &[Nibbles; 8], states: [&Short; N], half: usize) -> [Self::Ints; N] {
-        self.tile_blocks([block], states, half, &Asked::<Nothing>::NOTHING)[0]
+        self.tile_blocks::<Nothing, 1, N>([block], states, half, 0)[0]
     }
 
     const PAIRS: bool = true;
@@ -41,19 +41,16 @@ impl Simd for Avx512Vnni {
         blocks: [&[Nibbles; 8]; T],
         states: [&Short; N],
         half: usize,
-        asked: &Asked<A>,
+        ahead: usize,
     ) -> [[Self::Ints; N]; T] {
         // In line, since results in memory would be read there one lane at a time.
         // SAFETY: all need AVX-512 with VNNI; `self` exists only if `Avx512Vnni::new` saw it.
         unsafe {
             let mut sums = [[[_mm512_setzero_si512(); 2]; N]; T];
             for i in 0..8 {
-                // In line, and nothing where there are several states.
-                if N == 1 {
-                    asked.part(i, 8);
-                }
                 let mut nibbles = [[_mm512_setzero_si512(); 2]; T];
                 for (nibbles, block) in nibbles.iter_mut().zip(blocks) {
+                    A::ask(block[i].as_ptr().wrapping_add(ahead));
                     *nibbles = halves(load(&block[i]));
                 }
                 let lane = 8 * half + i;

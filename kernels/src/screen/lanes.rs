@@ -1,11 +1,14 @@
 //! The loops of both products, written once for all instruction sets.
 
-use super::{BLOCK, STEP, Shape, TILE, nearest};
-use crate::ask::Ask;
+use super::{BLOCK, BLOCK_LINES, GROUP, GROUP_LINES, STEP, Shape, TILE, nearest};
+use crate::ask::{Ask, Nothing};
 use core::marker::PhantomData;
 
 /// 64 bytes of nibbles.
 pub(super) type Nibbles = [u8; 64];
+
+/// Steps of a group of blocks.
+const GROUP_STEPS: usize = GROUP / 2;
 
 /// How many bytes of wanted rows are asked for ahead of the one in use, where rows lie apart.
 const ROWS_AHEAD: usize = 10 << 10;
@@ -110,35 +113,6 @@ impl Step {
 /// The largest magnitude of digits in eight bits.
 const SHORT_LIMIT: f32 = 127.0;
 
-/// Lines of memory that are read soon, which may be anybody's or nobody's.
-pub(super) struct Asked<A> {
-    from: *const u8,
-    lines: usize,
-    way: PhantomData<A>,
-}
-
-impl<A: Ask> Asked<A> {
-    pub(super) const NOTHING: Asked<A> = Asked { from: core::ptr::null(), lines: 0, way: PhantomData };
-
-    /// The first or the second half of them.
-    #[inline(always)]
-    fn half(&self, half: usize) -> Asked<A> {
-        let first = self.lines / 2;
-        match half {
-            0 => Asked { lines: first, ..*self },
-            _ => Asked { from: self.from.wrapping_add(64 * first), lines: self.lines - first, ..*self },
-        }
-    }
-
-    /// Asks for the `i`th of `n` parts of them.
-    #[inline(always)]
-    pub(super) fn part(&self, i: usize, n: usize) {
-        for line in self.lines * i / n..self.lines * (i + 1) / n {
-            A::ask(self.from.wrapping_add(64 * line));
-        }
-    }
-}
-
 /// Sixteen lanes of integers and of floats. Holding the value proves that the CPU has what they need.
 pub(super) trait Simd: Copy {
     /// Sixteen `i32`.
@@ -157,16 +131,20 @@ pub(super) trait Simd: Copy {
     /// Whether there are registers for two tiles at a time.
     const PAIRS: bool = false;
 
-    /// The same for several tiles, and asks for memory meanwhile.
+    /// The same for several tiles, and asks for what is `ahead` bytes behind each line.
     #[inline(always)]
     fn tile_blocks<A: Ask, const T: usize, const N: usize>(
         self,
         blocks: [&[Nibbles; 8]; T],
         states: [&Short; N],
         half: usize,
-        asked: &Asked<A>,
+        ahead: usize,
     ) -> [[Self::Ints; N]; T] {
-        asked.part(0, 1);
+        for block in blocks {
+            for line in block {
+                A::ask(line.as_ptr().wrapping_add(ahead));
+            }
+        }
         let mut out = [self.tile_block(blocks[0], states, half); T];
         for t in 1..T {
             out[t] = self.tile_block(blocks[t], states, half);
@@ -244,23 +222,26 @@ impl<A: Ask> Tiles<'_, A> {
     #[inline(always)]
     fn all_states<S: Simd, const T: usize>(&mut self, simd: S, t: usize) {
         let n_states = self.states.len() / self.shape.n_steps();
+        if n_states == 1 {
+            return self.some::<S, T, 1, true>(simd, t, 0);
+        }
         let mut first = 0;
         while first + 4 <= n_states {
-            self.some::<S, T, 4>(simd, t, first);
+            self.some::<S, T, 4, false>(simd, t, first);
             first += 4;
         }
         while first + 2 <= n_states {
-            self.some::<S, T, 2>(simd, t, first);
+            self.some::<S, T, 2, false>(simd, t, first);
             first += 2;
         }
         if first < n_states {
-            self.some::<S, T, 1>(simd, t, first);
+            self.some::<S, T, 1, false>(simd, t, first);
         }
     }
 
-    /// `T` tiles from tile `t` on with `N` states from `first` on.
+    /// `T` tiles from tile `t` on with `N` states from `first` on, or with the only one there is.
     #[inline(always)]
-    fn some<S: Simd, const T: usize, const N: usize>(&mut self, simd: S, t: usize, first: usize) {
+    fn some<S: Simd, const T: usize, const N: usize, const ALONE: bool>(&mut self, simd: S, t: usize, first: usize) {
         let tile_bytes = self.shape.tile_bytes();
         let tiles = &self.tiles[t * tile_bytes..][..T * tile_bytes];
         let n_steps = self.shape.n_steps();
@@ -274,12 +255,9 @@ impl<A: Ask> Tiles<'_, A> {
         // together, else of the next tiles.
         let ahead = tiles.as_ptr().wrapping_add(if N == n_states { S::TILES_AHEAD } else { tiles.len() });
         let lines = |steps: usize| tiles.len().div_ceil(64) * steps / self.states.len();
-        let mut scales: [&[[[u8; 16]; 2]]; T] = [&[]; T];
-        let mut nibbles: [&[[[Nibbles; 8]; 2]]; T] = [&[]; T];
-        for (i, tile) in tiles.chunks_exact(tile_bytes).enumerate() {
-            let (some, rest) = tile.split_at(self.shape.n_blocks() * TILE);
-            scales[i] = &some.as_chunks::<16>().0.as_chunks::<2>().0[..n_steps];
-            nibbles[i] = &rest.as_chunks::<64>().0.as_chunks::<8>().0.as_chunks::<2>().0[..n_steps];
+        let mut groups: [&[Nibbles]; T] = [&[]; T];
+        for (groups, tile) in groups.iter_mut().zip(tiles.chunks_exact(tile_bytes)) {
+            *groups = tile.as_chunks().0;
         }
         let mut sums = [[simd.zeros(); N]; T];
         for s in 0..n_steps {
@@ -288,21 +266,35 @@ impl<A: Ask> Tiles<'_, A> {
                 *step = &state[s];
             }
             let steps = first * n_steps + N * s;
-            // A state alone asks evenly; several do not wait for memory, and requests between their products cost time.
-            let lines = lines(steps)..lines(steps + N);
-            let asked = Asked::<A> { from: ahead.wrapping_add(64 * lines.start), lines: lines.len(), way: PhantomData };
-            if N > 1 {
-                asked.part(0, 1);
+            // A state alone asks line by line; several do not wait for memory, and requests between their products cost time.
+            if !ALONE {
+                for line in lines(steps)..lines(steps + N) {
+                    A::ask(ahead.wrapping_add(64 * line));
+                }
+            } else if s % GROUP_STEPS == 0 {
+                let scales = &groups[0][s / GROUP_STEPS * GROUP_LINES];
+                A::Foreseen::ask(scales.as_ptr().wrapping_add(S::TILES_AHEAD));
+            }
+            let mut scales = [&[[0; TILE]; GROUP]; T];
+            let mut nibbles = [&[[[0; 64]; BLOCK_LINES]; 2]; T];
+            for t in 0..T {
+                let group = &groups[t][s / GROUP_STEPS * GROUP_LINES..];
+                scales[t] = bytemuck::cast_ref(&group[0]);
+                nibbles[t] = &group[1..].as_chunks().0.as_chunks().0[s % GROUP_STEPS];
             }
             for half in 0..2 {
-                let asked = if N == 1 { asked.half(half) } else { Asked::NOTHING };
-                let mut blocks = [&nibbles[0][s][half]; T];
+                let mut blocks = [&nibbles[0][half]; T];
                 for t in 1..T {
-                    blocks[t] = &nibbles[t][s][half];
+                    blocks[t] = &nibbles[t][half];
                 }
-                let products = simd.tile_blocks(blocks, step.map(|step| &step.short), half, &asked);
+                let states = step.map(|step| &step.short);
+                let products = if ALONE {
+                    simd.tile_blocks::<A::Foreseen, T, N>(blocks, states, half, S::TILES_AHEAD)
+                } else {
+                    simd.tile_blocks::<Nothing, T, N>(blocks, states, half, 0)
+                };
                 for t in 0..T {
-                    let scales = simd.widen(&scales[t][s][half]);
+                    let scales = simd.widen(&scales[t][s % GROUP_STEPS * 2 + half]);
                     for i in 0..N {
                         let scales = simd.times(scales, step[i].short.scale[half]);
                         sums[t][i] = simd.add(sums[t][i], products[t][i], scales);

@@ -1,7 +1,7 @@
 //! Packing of rows.
 
-use super::lanes::{Operation, Simd};
-use super::{BLOCK, STEP, Shape, TILE};
+use super::lanes::{Nibbles, Operation, Simd};
+use super::{BLOCK, BLOCK_LINES, GROUP, GROUP_LINES, STEP, Shape, TILE};
 
 /// Below this a row is taken for zeros, and its norm says how wrong that is.
 const TINY: f32 = 1e-30;
@@ -16,7 +16,7 @@ const SIGN: u32 = 1 << 31;
 const HALF: f32 = 128.0;
 
 /// Blocks whose scales are found together.
-const GROUP: usize = 16;
+const TOGETHER: usize = 16;
 
 /// Sums side by side.
 const LANES: usize = 16;
@@ -55,16 +55,14 @@ impl Operation for PackRow<'_> {
         };
         let n_blocks = self.shape.n_blocks();
         let (low_scales, low) = self.row.split_at_mut(n_blocks);
-        let (high_scales, high) = self.tile.split_at_mut(n_blocks * TILE);
-        let lines = high.as_chunks_mut::<4>().0.chunks_exact_mut(TILE);
-        let low = low.as_chunks_mut::<4>().0;
-        let mut places = low.iter_mut().zip(lines.map(|line| &mut line[self.place]));
+        let tile = self.tile.as_chunks_mut::<64>().0;
+        let mut low = low.as_chunks_mut::<4>().0.chunks_exact_mut(BLOCK / 8);
         let mut squares = [[0.0f32; LANES]; 3];
-        for first in (0..n_blocks).step_by(GROUP) {
+        for first in (0..n_blocks).step_by(TOGETHER) {
             let start = (first * BLOCK).min(self.weights.len());
             let group = &self.weights[start..];
             let (parts, inverses) = scales(group, scale);
-            for (b, (part, inverse)) in (first..n_blocks).zip(parts.into_iter().zip(inverses)) {
+            for ((b, low), (part, inverse)) in (first..n_blocks).zip(&mut low).zip(parts.into_iter().zip(inverses)) {
                 let some = &group[((b - first) * BLOCK).min(group.len())..];
                 let codes = match some.first_chunk() {
                     Some(block) => encode::<true>(block, BLOCK, part * scale, inverse, &mut squares),
@@ -75,11 +73,12 @@ impl Operation for PackRow<'_> {
                     }
                 };
                 low_scales[b] = part as u8;
-                high_scales[b * TILE + self.place] = part as u8;
-                for (eight, (low, high)) in codes.as_chunks::<8>().0.iter().zip(&mut places) {
+                let (scales, high) = block_of(tile, b);
+                scales[self.place] = part as u8;
+                for ((eight, low), high) in codes.as_chunks::<8>().0.iter().zip(low).zip(high) {
                     let codes = u64::from_le_bytes(*eight);
                     *low = merge(codes & 0x0f0f_0f0f_0f0f_0f0f);
-                    *high = merge(codes >> 4 & 0x0f0f_0f0f_0f0f_0f0f);
+                    high.as_chunks_mut().0[self.place] = merge(codes >> 4 & 0x0f0f_0f0f_0f0f_0f0f);
                 }
             }
         }
@@ -91,6 +90,15 @@ impl Operation for PackRow<'_> {
     }
 }
 
+/// The scales and the nibbles of a tile's block, of all rows.
+#[inline(always)]
+fn block_of(tile: &mut [Nibbles], block: usize) -> (&mut [u8], &mut [Nibbles]) {
+    let group = &mut tile[block / GROUP * GROUP_LINES..];
+    let (scales, nibbles) = group.split_at_mut(1);
+    let block = block % GROUP;
+    (&mut scales[0][block * TILE..][..TILE], &mut nibbles[block * BLOCK_LINES..][..BLOCK_LINES])
+}
+
 /// Eight nibbles in four bytes: the last four become the high halves.
 #[inline(always)]
 fn merge(nibbles: u64) -> [u8; 4] {
@@ -100,12 +108,12 @@ fn merge(nibbles: u64) -> [u8; 4] {
 /// For each of the next blocks a whole multiple of the row's scale, which half its range has to be, and what weights are multiplied by.
 /// All at a time: each is two divisions that wait for each other.
 #[inline(always)]
-fn scales(weights: &[f32], scale: f32) -> ([f32; GROUP], [f32; GROUP]) {
-    let mut most = [0.0; GROUP];
+fn scales(weights: &[f32], scale: f32) -> ([f32; TOGETHER], [f32; TOGETHER]) {
+    let mut most = [0.0; TOGETHER];
     for (most, block) in most.iter_mut().zip(weights.chunks(BLOCK)) {
         *most = largest(block);
     }
-    let (mut parts, mut inverses) = ([0.0; GROUP], [0.0; GROUP]);
+    let (mut parts, mut inverses) = ([0.0; TOGETHER], [0.0; TOGETHER]);
     if scale > 0.0 {
         for ((most, part), inverse) in most.iter().zip(&mut parts).zip(&mut inverses) {
             // At most 255 and a rounding, since no block has more than the row.

@@ -42,9 +42,10 @@ impl Packed {
         let n_blocks = shape.n_blocks();
         let nibble = |byte: u8| if col % 8 < 4 { byte & 15 } else { byte >> 4 };
         let tile = &self.tiles[row / TILE * shape.tile_bytes()..][..shape.tile_bytes()];
-        let high = nibble(tile[n_blocks * TILE + col / 8 * 64 + row % TILE * 4 + col % 4]);
+        let group = &tile[block / GROUP * GROUP_LINES * 64..];
+        let high = nibble(group[64 + col / 8 % (GROUP * BLOCK_LINES) * 64 + row % TILE * 4 + col % 4]);
         let low = &self.rows[row * shape.row_bytes()..][..shape.row_bytes()];
-        assert_eq!(low[block], tile[block * TILE + row % TILE]);
+        assert_eq!(low[block], group[block % GROUP * TILE + row % TILE]);
         (high, nibble(low[n_blocks + col / 8 * 4 + col % 4]), low[block])
     }
 }
@@ -158,7 +159,7 @@ fn extremes_fit() {
             let expected = (255 * nibble(byte) * i64::from(x) * cols as i64 / 2) as f64;
             let right = |got: f32| (f64::from(got) - expected).abs() <= expected.abs() * shape.rounding();
             let mut plane = vec![byte; shape.tile_bytes()];
-            plane[..shape.n_blocks() * TILE].fill(255);
+            plane.chunks_mut(64 * GROUP_LINES).for_each(|group| group[..64].fill(255));
             let mut row = vec![byte; shape.row_bytes()];
             row[..shape.n_blocks()].fill(255);
             for isa in levels() {

@@ -247,9 +247,10 @@ mod tests {
             let mut x: Vec<f32> = (0..cols).map(|_| noise() * size).collect();
             if worst {
                 // Along what the high nibbles do not say, where the bound is nearly reached.
-                let nibbles = shape.n_blocks() * TILE;
                 for (col, x) in x.iter_mut().enumerate() {
-                    let byte = tile[nibbles + col / 8 * 64 + 5 * 4 + col % 4];
+                    // A line of scales stands before those of a group.
+                    let line = col / 8 + col / (screen::GROUP * screen::BLOCK) + 1;
+                    let byte = tile[line * 64 + 5 * 4 + col % 4];
                     let high = f32::from(if col % 8 < 4 { byte & 15 } else { byte >> 4 });
                     let unit = row_notes.scale * f32::from(row[col / 64]);
                     *x = (weights[col] - unit * (16.0 * high - 120.0)) / row_size * size;
