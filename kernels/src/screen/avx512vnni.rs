@@ -27,6 +27,7 @@ impl Simd for Avx512Vnni {
     type Ints = __m512i;
     type Floats = __m512;
     const TILES_AHEAD: usize = 96 * 64;
+    const FORESEEN: bool = true;
 
     #[inline(always)]
     fn tile_block<const N: usize>(self, block: &[Nibbles; 8], states: [&Short; N], half: usize) -> [Self::Ints; N] {

@@ -124,6 +124,9 @@ pub(super) trait Simd: Copy {
     /// How many bytes of tiles are asked for ahead of those in use. Measured.
     const TILES_AHEAD: usize = 192 * 64;
 
+    /// Whether a state alone takes tiles so fast that they are best asked for as [`Ask::Foreseen`] says.
+    const FORESEEN: bool = false;
+
     /// Of each lane and state `2 * (nibbles . activations) + less`: a block of a tile, lanes are rows. `half` says which
     /// block of the step.
     fn tile_block<const N: usize>(self, block: &[Nibbles; 8], states: [&Short; N], half: usize) -> [Self::Ints; N];
@@ -273,7 +276,8 @@ impl<A: Ask> Tiles<'_, A> {
                 }
             } else if s % GROUP_STEPS == 0 {
                 let scales = &groups[0][s / GROUP_STEPS * GROUP_LINES];
-                A::Foreseen::ask(scales.as_ptr().wrapping_add(S::TILES_AHEAD));
+                let ahead = scales.as_ptr().wrapping_add(S::TILES_AHEAD);
+                if S::FORESEEN { A::Foreseen::ask(ahead) } else { A::ask(ahead) }
             }
             let mut scales = [&[[0; TILE]; GROUP]; T];
             let mut nibbles = [&[[[0; 64]; BLOCK_LINES]; 2]; T];
@@ -288,10 +292,10 @@ impl<A: Ask> Tiles<'_, A> {
                     blocks[t] = &nibbles[t][half];
                 }
                 let states = step.map(|step| &step.short);
-                let products = if ALONE {
-                    simd.tile_blocks::<A::Foreseen, T, N>(blocks, states, half, S::TILES_AHEAD)
-                } else {
-                    simd.tile_blocks::<Nothing, T, N>(blocks, states, half, 0)
+                let products = match (ALONE, S::FORESEEN) {
+                    (true, true) => simd.tile_blocks::<A::Foreseen, T, N>(blocks, states, half, S::TILES_AHEAD),
+                    (true, false) => simd.tile_blocks::<A, T, N>(blocks, states, half, S::TILES_AHEAD),
+                    (false, _) => simd.tile_blocks::<Nothing, T, N>(blocks, states, half, 0),
                 };
                 for t in 0..T {
                     let scales = simd.widen(&scales[t][s % GROUP_STEPS * 2 + half]);
