@@ -39,7 +39,7 @@ pub mod activations;
     not(all(target_arch = "x86_64", target_feature = "sse2")),
     allow(dead_code, reason = "part of it is for x86's kernels")
 )]
-mod ask;
+pub mod ask;
 pub mod cpu;
 pub mod float;
 pub mod format;

@@ -125,6 +125,7 @@ impl<O: Observer> Forward<'_, O> {
                     let cache = &caches[sequence][kv_head];
                     if stores {
                         let mut cache = cache.write().unwrap_or_else(PoisonError::into_inner);
+                        cache.ask(&around.keys(position));
                         around.store::<O>(&mut cache, position, projected, (token, kv_head));
                     }
                     let start = out.len();

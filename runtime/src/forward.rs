@@ -19,6 +19,7 @@ use crate::threads::Pool;
 use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
+use tritone_kernels::ask;
 use tritone_kernels::float::FloatKernels;
 use tritone_kernels::kernel::Operation;
 use tritone_kernels::line::Line;
@@ -324,6 +325,10 @@ fn of_row<O: Observer, R>(
 ) -> (R, [u64; 2]) {
     ROOM.with_borrow_mut(|(room, normed)| {
         let began = O::now();
+        // Once in a step: other rows find the weights in the cache.
+        if let (0, Some(weight)) = (i, norm) {
+            ask::soon(weight);
+        }
         let row = x.row(i, room);
         let normed = norm.map(|weight| {
             normed.resize(row.len(), 0.0);

@@ -10,6 +10,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use tritone_kernels::ask;
 use tritone_kernels::float::{ATTENTION_BLOCK, CacheElement, CachedBlock, FloatKernels, KEY_LANES, Partial};
 
 /// How keys and values are stored.
@@ -114,6 +115,16 @@ impl HeadCache {
         let [first, last] = [keys.start, keys.end - 1].map(|key| (key / ATTENTION_BLOCK, key % ATTENTION_BLOCK));
         let last = (first.0 != last.0 || first.1 / KEY_LANES != last.1 / KEY_LANES).then_some(last);
         [Some(first), last].map(|key| key.and_then(|(block, within)| Some((&**self.blocks.get(block)?, within))))
+    }
+
+    /// Asks memory for what storing the last of some keys and attention over them begin with.
+    pub(crate) fn ask(&self, keys: &Range<usize>) {
+        for (block, within) in self.soon(keys).into_iter().flatten() {
+            match block {
+                KvBlock::F16(pair) => ask::soon(pair.key_block(within)),
+                KvBlock::F32(pair) => ask::soon(pair.key_block(within)),
+            }
+        }
     }
 
     /// Stores the key and the value (`head_dim` each) of `position`.

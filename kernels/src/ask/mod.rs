@@ -4,15 +4,17 @@
 //! no hardware foresees rows and columns that lie apart. Which cache to ask into, and how early, is the processor's
 //! matter: it changes the speed and never a result.
 //!
-//! * Into the first cache ([`IntoL1`]) was best on a Zen 3, a Zen 5 and a Sapphire Rapids.
-//! * On a Zen 4 the second cache ([`IntoL2`]) is. It behaves as if its first cache waited for some 20 lines at a time and nothing else
+//! * Into the first cache (`IntoL1`) was best on a Zen 3, a Zen 5 and a Sapphire Rapids.
+//! * On a Zen 4 the second cache (`IntoL2`) is. It behaves as if its first cache waited for some 20 lines at a time and nothing else
 //!   went on behind them: 6912 x 2560 by `gemv-i2s-avx512vnni` came at 10 to 12 GB/s from whatever distance, of 33 that one core reads.
 //!   Into the second cache it comes at 24 to 30, 15% of the columns at 18 to 20 instead of 6, and
 //!   `gemv-t5-avx512vbmi` multiplies 108 GMAC/s instead of 80. AVX2's kernels, which multiply more slowly than memory comes, lost a
 //!   tenth to a third that way, and ask into the first as everywhere; so does the GEMM, with which it was not tried alone.
-//!   Lines that lie apart it is besides made to read from by a gather shortly before they are used ([`Ask::GATHER`]): half of the
+//!   Lines that lie apart it is besides made to read from by a gather shortly before they are used (`Ask::GATHER`): half of the
 //!   rows of that shape then take 84 us instead of 132, a third of the columns of 2560 x 6912 60 instead of 134. A Zen 5, which also reads
 //!   lines apart at half of the rate of lines in order, may want the same; that was not measured.
+//!   What one loop with few operations for a line reads in order, hardware foresees there, and asking only takes time
+//!   (`Ask::Foreseen`).
 
 use crate::cpu::{Processor, processor};
 
@@ -105,6 +107,14 @@ macro_rules! ask_here {
     };
 }
 pub(crate) use ask_here;
+
+/// Asks for memory that is read soon, into the second cache: for what nothing foresees, and what comes while something else is computed.
+/// Changes nothing but the time that reading takes.
+pub fn soon<T>(memory: &[T]) {
+    for line in memory.chunks((64 / size_of::<T>().max(1)).max(1)) {
+        IntoL2::ask(line.as_ptr());
+    }
+}
 
 /// Whether [`IntoL2`] is the better way here.
 pub(crate) fn into_l2() -> bool {
