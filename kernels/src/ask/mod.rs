@@ -83,7 +83,7 @@ impl Ask for IntoL2 {
     /// Half of the rows of 6912 x 2560 took a Zen 4 217 us with 5 KiB, 86 with 10, 81 with 16 and 83 with 24.
     const BYTES_APART: usize = 16 << 10;
     const GATHER: bool = true;
-    /// A head's tiles for one state came at 31 GB/s like that, 21 when asked for, of 32 that a plain loop reads.
+    /// A head's tiles for one state come at 27 to 31 GB/s like that, and came at 19 to 21 when asked for, of 32 that a plain loop reads.
     type Foreseen = Nothing;
 
     #[inline(always)]
