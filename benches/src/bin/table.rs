@@ -14,7 +14,7 @@ use tritone_kernels::kernel::{Kernel, Operation};
 use tritone_kernels::testing::runnable_kernels;
 
 /// Vectors of the batched rows: speculation and small batches, and a part of a prompt.
-const BATCHES: [usize; 5] = [2, 4, 8, 16, 512];
+const BATCHES: [usize; 6] = [2, 4, 8, 16, 64, 512];
 
 struct Row {
     name: String,
@@ -47,7 +47,7 @@ fn main() -> ExitCode {
         let rounds = rounds.div_ceil(4 + n_vectors / 16);
         for operation in [Operation::Gemv, Operation::Gemm] {
             compare(&kernels, shape, rounds, operation, n_vectors, Place::Cache);
-            if n_vectors == 8 {
+            if n_vectors == 8 || n_vectors == 64 {
                 compare(&kernels, shape, rounds, operation, n_vectors, Place::Memory);
             }
         }
