@@ -59,9 +59,16 @@ fn attention(c: &mut Criterion) {
     for kernels in instances() {
         let mut group = c.benchmark_group(format!("float-attention-{}", kernels.name()));
         let keys = halves(&kernels, ATTENTION_BLOCK * HEAD_DIM);
-        let block = CachedBlock { keys: &keys, values: &keys, first_key: 0, n_keys: ATTENTION_BLOCK, next: [&[]; 2] };
+        let block = CachedBlock {
+            keys: &keys,
+            values: &keys,
+            first_key: 0,
+            n_keys: ATTENTION_BLOCK,
+            n_positions: 1,
+            next: [&[]; 2],
+        };
         group.throughput(Throughput::Bytes(4 * keys.len() as u64));
-        for n_queries in [1, 4] {
+        for n_queries in [1, 4, 8, 16] {
             let queries = values(n_queries * HEAD_DIM);
             let mut out = vec![0.0; queries.len()];
             let mut partials = vec![Partial::default(); n_queries];

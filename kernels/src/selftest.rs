@@ -301,7 +301,7 @@ fn attention<E: CacheElement>(float: &FloatKernels, inputs: &Inputs, first_key: 
     first.copy_from_slice(&inputs.x);
     rest.copy_from_slice(&inputs.y[..rest.len()]);
     let mut partials = [Partial::default(); N_QUERIES];
-    let block = CachedBlock { keys: &keys, values: &values, first_key, n_keys: N_KEYS, next: [&[]; 2] };
+    let block = CachedBlock { keys: &keys, values: &values, first_key, n_keys: N_KEYS, n_positions: 1, next: [&[]; 2] };
     let (attended, joined) = out.split_at_mut(N_QUERIES * HEAD);
     float.attention_block(&queries, 0.15, block, attended, &mut partials);
     for (out, partial) in joined.chunks_exact_mut(2).zip(partials) {

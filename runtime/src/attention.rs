@@ -6,6 +6,8 @@
 //!
 //! Queries and keys come as they were multiplied. Who attends norms and rotates its queries first; who stores a key
 //! does the same with it. On one thread that would take as long as attention itself, while all others wait.
+//!
+//! Neighbouring tokens of a prompt attend together, so that keys and values are converted once for all of them.
 
 use crate::config::Config;
 use crate::forward::Forward;
@@ -23,6 +25,12 @@ use tritone_kernels::float::{ATTENTION_BLOCK, Partial};
 /// Floats of a partial result beside the weighted sum of values: the largest score and the sum of exponentials.
 const PARTIAL: usize = 2;
 
+/// Queries that attend together at best: as many as a kernel has sums for ([`tritone_kernels::float`]).
+const TOGETHER: usize = 16;
+
+/// Work items for each thread at least, as later tokens have more keys to attend to.
+const ITEMS_PER_THREAD: usize = 4;
+
 thread_local! {
     /// A key, or the queries of a key/value head, after norm and rotation.
     static ROTATED: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
@@ -30,6 +38,8 @@ thread_local! {
     static VALUE: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
     /// What the blocks of a token's keys yield.
     static BLOCKS: RefCell<(Vec<f32>, Vec<Partial>)> = const { RefCell::new((Vec::new(), Vec::new())) };
+    /// Queries of several tokens, and what attention makes of them.
+    static RUN: RefCell<[Vec<f32>; 2]> = const { RefCell::new([Vec::new(), Vec::new()]) };
 }
 
 /// What work on a layer's attention shares beside queries, keys and values.
@@ -39,6 +49,15 @@ struct Around {
     layer: usize,
     /// That norms, rotating and storing, and attention took on all threads, if anyone wants to know.
     nanos: [AtomicU64; 3],
+}
+
+/// Neighbouring tokens of a span whose keys begin with the same one and end in the same block.
+struct Run {
+    span: usize,
+    /// Among all tokens of the step.
+    tokens: Range<usize>,
+    /// Of the first one.
+    position: usize,
 }
 
 /// The caches of a layer, `[span][key/value head]`, while threads share them.
@@ -57,10 +76,10 @@ impl<O: Observer> Forward<'_, O> {
                 self.attention_by_blocks(around, projected)
             }
             // No token sees a key of this step but its own.
-            _ if single => self.attention_by_tokens(around, projected, true),
+            _ if single => self.attention_by_tokens(around, projected),
             _ => {
                 let (around, projected) = self.store(around, projected);
-                self.attention_by_tokens(around, projected, false)
+                self.attention_by_runs(around, projected)
             }
         };
         let [norms, rope, attention] = around.nanos.map(AtomicU64::into_inner);
@@ -101,29 +120,25 @@ impl<O: Observer> Forward<'_, O> {
         (around, projected)
     }
 
-    /// A work item is a token and a key/value head. If it `stores`, the token's own key and value are stored before.
-    fn attention_by_tokens(&mut self, around: Around, projected: States, stores: bool) -> (Around, States) {
+    /// For one token of each span, whose own key and value are stored before: a work item is a token and a key/value head.
+    fn attention_by_tokens(&mut self, around: Around, projected: States) -> (Around, States) {
         let Config { n_heads, n_kv_heads, head_dim, .. } = self.model.config;
         let width = n_heads / n_kv_heads * head_dim;
         let n_tokens = projected.n_tokens();
-        // The cache of each token, and where it stands.
-        let mut tokens = Vec::with_capacity(n_tokens);
-        for (i, span) in self.spans.iter().enumerate() {
-            tokens.extend((span.position..span.position + span.n_tokens).map(|position| (i, position)));
-        }
+        let positions: Vec<usize> = self.spans.iter().map(|span| span.position).collect();
         let caches = self.take_caches(around.layer);
         let buffers = self.buffers();
         let ((around, projected, caches, _), outputs) = self.pool.run_kept(
             buffers,
-            (around, projected, caches, tokens),
+            (around, projected, caches, positions),
             n_tokens * n_kv_heads,
             1,
-            move |(around, projected, caches, tokens), items, out: &mut Vec<f32>| {
+            move |(around, projected, caches, positions), items, out: &mut Vec<f32>| {
                 for item in items {
                     let (token, kv_head) = (item / n_kv_heads, item % n_kv_heads);
-                    let (sequence, position) = tokens[token];
-                    let cache = &caches[sequence][kv_head];
-                    if stores {
+                    let position = positions[token];
+                    let cache = &caches[token][kv_head];
+                    {
                         let mut cache = cache.write().unwrap_or_else(PoisonError::into_inner);
                         cache.ask(&around.keys(position));
                         around.store::<O>(&mut cache, position, projected, (token, kv_head));
@@ -132,7 +147,7 @@ impl<O: Observer> Forward<'_, O> {
                     out.resize(start + width, 0.0);
                     let cache = cache.read().unwrap_or_else(PoisonError::into_inner);
                     let (following, next_head) = ((item + 1) / n_kv_heads, (item + 1) % n_kv_heads);
-                    let following = tokens.get(following).map(|(sequence, position)| (&caches[*sequence], *position));
+                    let following = caches.get(following).zip(positions.get(following).copied());
                     // Whoever stores there now has it in his cache.
                     let following = following.and_then(|(heads, at)| Some((heads[next_head].try_read().ok()?, at)));
                     let next = following.as_ref().map_or([None; 2], |(cache, at)| cache.soon(&around.keys(*at)));
@@ -143,7 +158,63 @@ impl<O: Observer> Forward<'_, O> {
         self.give_all(projected.into_buffers());
         self.put_caches(around.layer, caches);
         // Heads that share a key/value head are neighbours, so items are in the order of the outputs.
-        (around, States::of_tokens(outputs, n_tokens, n_heads * head_dim, width))
+        (around, States::of_tokens(outputs, n_tokens, n_heads * head_dim, width, |item| item..item + 1))
+    }
+
+    /// For prompts, whose keys and values are stored: a work item is a run of tokens, all heads.
+    fn attention_by_runs(&mut self, around: Around, projected: States) -> (Around, States) {
+        let Config { n_heads, head_dim, .. } = self.model.config;
+        let width = n_heads * head_dim;
+        let n_tokens = projected.n_tokens();
+        let runs = self.runs(around.layer, n_tokens);
+        let n_runs = runs.len();
+        let caches = self.take_caches(around.layer);
+        let buffers = self.buffers();
+        let ((around, projected, caches, runs), outputs) = self.pool.run_kept(
+            buffers,
+            (around, projected, caches, runs),
+            n_runs,
+            1,
+            move |(around, projected, caches, runs), items, out: &mut Vec<f32>| {
+                for run in &runs[items] {
+                    let start = out.len();
+                    out.resize(start + run.tokens.len() * width, 0.0);
+                    for (kv_head, cache) in caches[run.span].iter().enumerate() {
+                        let cache = cache.read().unwrap_or_else(PoisonError::into_inner);
+                        around.attend_run::<O>(&cache, run, projected, kv_head, &mut out[start..]);
+                    }
+                }
+            },
+        );
+        self.give_all(projected.into_buffers());
+        self.put_caches(around.layer, caches);
+        (around, States::of_tokens(outputs, n_tokens, width, width, |item| runs[item].tokens.clone()))
+    }
+
+    /// All tokens of the step in runs.
+    fn runs(&self, layer: usize, n_tokens: usize) -> Vec<Run> {
+        let config = &self.model.config;
+        let most = TOGETHER / (config.n_heads / config.n_kv_heads);
+        let most = most.min(n_tokens / (ITEMS_PER_THREAD * self.pool.n_threads())).max(1);
+        let mut runs: Vec<Run> = Vec::new();
+        let mut token = 0;
+        for (i, span) in self.spans.iter().enumerate() {
+            for position in span.position..span.position + span.n_tokens {
+                match runs.last_mut() {
+                    Some(run)
+                        if run.span == i
+                            && run.tokens.len() < most
+                            && keys(config, layer, run.position).start == keys(config, layer, position).start
+                            && run.position / ATTENTION_BLOCK == position / ATTENTION_BLOCK =>
+                    {
+                        run.tokens.end += 1;
+                    }
+                    _ => runs.push(Run { span: i, tokens: token..token + 1, position }),
+                }
+                token += 1;
+            }
+        }
+        runs
     }
 
     /// For one token: a work item is a key/value head and a block.
@@ -175,7 +246,7 @@ impl<O: Observer> Forward<'_, O> {
                         let (following, block) = ((item + 1) / n_blocks, first_block + (item + 1) % n_blocks);
                         let next = cache.get(following).map(|head| (&*head.blocks[block], 0));
                         let cache = (&cache[kv_head], [next, None]);
-                        attend_block(model, cache, b, &keys, queries, &mut out[start..], &mut partials);
+                        attend_block(model, cache, b, (&keys, 1), queries, &mut out[start..], &mut partials);
                         around.took::<O>(2, began);
                     });
                     out.extend(partials.iter().flat_map(|partial| [partial.max, partial.sum]));
@@ -280,34 +351,71 @@ impl Around {
         });
     }
 
-    /// Attention of a token's queries that share a key/value head: each block alone, then joined in order.
+    /// Attention of a token's queries that share a key/value head.
     fn attend<O: Observer>(
         &self,
-        (cache, next): (&HeadCache, [Soon<'_>; 2]),
+        cache: (&HeadCache, [Soon<'_>; 2]),
         position: usize,
         projected: &States,
         head: (usize, usize),
         out: &mut [f32],
     ) {
-        let model = &*self.model;
         self.with_queries::<O>(position, projected, head, |queries| {
-            let n_queries = queries.len() / model.config.head_dim;
-            let began = O::now();
-            BLOCKS.with_borrow_mut(|(outs, partials)| {
-                let keys = self.keys(position);
-                let blocks = blocks(&keys);
-                let end = blocks.end;
-                outs.resize(blocks.len() * queries.len(), 0.0);
-                partials.resize(blocks.len() * n_queries, Partial::default());
-                let per_block = outs.chunks_exact_mut(queries.len()).zip(partials.chunks_exact_mut(n_queries));
-                for (b, (out, partials)) in blocks.zip(per_block) {
-                    let next = if b + 1 < end { [Some((&*cache.blocks[b + 1], 0)), None] } else { next };
-                    attend_block(model, (cache, next), b, &keys, queries, out, partials);
-                }
-                model.float.attention_join(partials, outs, n_queries, out);
-            });
-            self.took::<O>(2, began);
+            self.attend_queries::<O>(cache, (position, 1), queries, out);
         });
+    }
+
+    /// Attention of all queries of a run that share a key/value head; `out` has all heads of its tokens.
+    fn attend_run<O: Observer>(
+        &self,
+        cache: &HeadCache,
+        run: &Run,
+        projected: &States,
+        kv_head: usize,
+        out: &mut [f32],
+    ) {
+        RUN.with_borrow_mut(|[queries, attended]| {
+            queries.clear();
+            for (token, position) in run.tokens.clone().zip(run.position..) {
+                self.with_queries::<O>(position, projected, (token, kv_head), |of_one| {
+                    queries.extend_from_slice(of_one)
+                });
+            }
+            attended.resize(queries.len(), 0.0);
+            self.attend_queries::<O>((cache, [None; 2]), (run.position, run.tokens.len()), queries, attended);
+            let width = queries.len() / run.tokens.len();
+            let tokens = out.chunks_exact_mut(out.len() / run.tokens.len());
+            for (out, attended) in tokens.zip(attended.chunks_exact(width)) {
+                out[kv_head * width..(kv_head + 1) * width].copy_from_slice(attended);
+            }
+        });
+    }
+
+    /// Attention of the queries of neighbouring positions, the first and how many: each block alone, then joined in order.
+    fn attend_queries<O: Observer>(
+        &self,
+        (cache, next): (&HeadCache, [Soon<'_>; 2]),
+        (position, n_positions): (usize, usize),
+        queries: &[f32],
+        out: &mut [f32],
+    ) {
+        let model = &*self.model;
+        let n_queries = queries.len() / model.config.head_dim;
+        let began = O::now();
+        BLOCKS.with_borrow_mut(|(outs, partials)| {
+            let keys = self.keys(position);
+            let blocks = blocks(&keys);
+            let end = blocks.end;
+            outs.resize(blocks.len() * queries.len(), 0.0);
+            partials.resize(blocks.len() * n_queries, Partial::default());
+            let per_block = outs.chunks_exact_mut(queries.len()).zip(partials.chunks_exact_mut(n_queries));
+            for (b, (out, partials)) in blocks.zip(per_block) {
+                let next = if b + 1 < end { [Some((&*cache.blocks[b + 1], 0)), None] } else { next };
+                attend_block(model, (cache, next), b, (&keys, n_positions), queries, out, partials);
+            }
+            model.float.attention_join(partials, outs, n_queries, out);
+        });
+        self.took::<O>(2, began);
     }
 
     /// The positions that the token at `position` sees.
@@ -335,17 +443,21 @@ fn blocks(keys: &Range<usize>) -> Range<usize> {
     keys.start / ATTENTION_BLOCK..keys.end.div_ceil(ATTENTION_BLOCK)
 }
 
-/// Attention over those of some keys that lie in block `b`; `next` is used after it.
+/// Attention of neighbouring positions, the first of which sees `keys`, over those that lie in block `b`; `next` is used after it.
+/// The keys of all end in the same block.
 fn attend_block(
     model: &Inner,
     (cache, next): (&HeadCache, [Soon<'_>; 2]),
     b: usize,
-    keys: &Range<usize>,
+    (keys, n_positions): (&Range<usize>, usize),
     queries: &[f32],
     out: &mut [f32],
     partials: &mut [Partial],
 ) {
     let first = b * ATTENTION_BLOCK;
     let within = keys.start.max(first) - first..(keys.end - first).min(ATTENTION_BLOCK);
-    cache.blocks[b].attend(&model.float, (within, next), model.config.attention_scale, queries, out, partials);
+    // All see all keys of the blocks before the last.
+    let n_positions = if keys.end > first + ATTENTION_BLOCK { 1 } else { n_positions };
+    let sight = (within, n_positions, next);
+    cache.blocks[b].attend(&model.float, sight, model.config.attention_scale, queries, out, partials);
 }

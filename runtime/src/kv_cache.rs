@@ -45,8 +45,9 @@ impl<E: CacheElement> Pair<E> {
         float.store_value(value, &mut self.values[within * head_dim..(within + 1) * head_dim]);
     }
 
-    fn read<'a>(&'a self, keys: Range<usize>, next: [&'a [E]; 2]) -> CachedBlock<'a, E> {
-        CachedBlock { keys: &self.keys, values: &self.values, first_key: keys.start, n_keys: keys.end, next }
+    fn read<'a>(&'a self, keys: Range<usize>, n_positions: usize, next: [&'a [E]; 2]) -> CachedBlock<'a, E> {
+        let (first_key, n_keys) = (keys.start, keys.end);
+        CachedBlock { keys: &self.keys, values: &self.values, first_key, n_keys, n_positions, next }
     }
 
     /// The key block that holds key `within`.
@@ -67,11 +68,12 @@ pub(crate) enum KvBlock {
 }
 
 impl KvBlock {
-    /// Attention over some neighbouring keys; as [`FloatKernels::attention_block`]. Asks memory for what is used next.
+    /// Attention of neighbouring positions, the first of which sees `keys`; as [`FloatKernels::attention_block`]. Asks memory
+    /// for what is used next.
     pub(crate) fn attend(
         &self,
         float: &FloatKernels,
-        (keys, next): (Range<usize>, [Soon<'_>; 2]),
+        (keys, n_positions, next): (Range<usize>, usize, [Soon<'_>; 2]),
         scale: f32,
         queries: &[f32],
         out: &mut [f32],
@@ -79,11 +81,11 @@ impl KvBlock {
     ) {
         match self {
             KvBlock::F16(pair) => {
-                let block = pair.read(keys, next.map(|soon| key_block(soon, KvBlock::halves)));
+                let block = pair.read(keys, n_positions, next.map(|soon| key_block(soon, KvBlock::halves)));
                 float.attention_block(queries, scale, block, out, partials);
             }
             KvBlock::F32(pair) => {
-                let block = pair.read(keys, next.map(|soon| key_block(soon, KvBlock::singles)));
+                let block = pair.read(keys, n_positions, next.map(|soon| key_block(soon, KvBlock::singles)));
                 float.attention_block(queries, scale, block, out, partials);
             }
         }

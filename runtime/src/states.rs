@@ -68,18 +68,28 @@ impl States {
         States { n_tokens, width, buffers, pieces: Pieces::OfAll(pieces) }
     }
 
-    /// What threads made, for one token at a time: item `i` is the `i`th `piece` columns of all tokens, one after the other.
+    /// What threads made, for some tokens at a time: each item is `pieces(item)` of the pieces of `piece` columns of all tokens,
+    /// one after the other.
     ///
     /// # Panics
-    /// A token is not whole pieces, an item is missing, or has not as many values.
-    pub(crate) fn of_tokens(outputs: Vec<Output<f32>>, n_tokens: usize, width: usize, piece: usize) -> States {
+    /// A token is not whole pieces, a piece is missing, or an item has not as many values.
+    pub(crate) fn of_tokens(
+        outputs: Vec<Output<f32>>,
+        n_tokens: usize,
+        width: usize,
+        piece: usize,
+        pieces: impl Fn(usize) -> Range<usize>,
+    ) -> States {
         assert!(piece > 0 && width.is_multiple_of(piece), "whole pieces");
         let mut at = vec![None; n_tokens * width / piece];
         let buffers = each_item(outputs, |item, buffer, start| {
-            at[item] = Some((buffer, start));
-            piece
+            let pieces = pieces(item);
+            for (i, at) in at[pieces.clone()].iter_mut().enumerate() {
+                *at = Some((buffer, start + i * piece));
+            }
+            pieces.len() * piece
         });
-        let at = at.into_iter().collect::<Option<_>>().expect("each item once");
+        let at = at.into_iter().collect::<Option<_>>().expect("each piece once");
         States { n_tokens, width, buffers, pieces: Pieces::OfOne { width: piece, at } }
     }
 
@@ -231,7 +241,7 @@ mod tests {
             Output { ranges: vec![(3..4, 2), (0..1, 4)], values: vec![12.0, 13.0, 0.0, 1.0] },
             Output { ranges: vec![(1..3, 4)], values: vec![2.0, 3.0, 10.0, 11.0] },
         ];
-        let states = States::of_tokens(outputs, 2, 4, 2);
+        let states = States::of_tokens(outputs, 2, 4, 2, |item| item..item + 1);
         let mut room = Vec::new();
         assert_eq!(states.row(0, &mut room), [0.0, 1.0, 2.0, 3.0]);
         assert_eq!(states.row(1, &mut room), [10.0, 11.0, 12.0, 13.0]);
@@ -240,10 +250,25 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "each item once")]
+    fn items_of_several_tokens_and_whole_vectors_are_the_same() {
+        // Three tokens of two columns, made by two threads: the last one, then the first two.
+        let outputs = vec![
+            Output { ranges: vec![(1..2, 2)], values: vec![20.0, 21.0] },
+            Output { ranges: vec![(0..1, 4)], values: vec![0.0, 1.0, 10.0, 11.0] },
+        ];
+        let states = States::of_tokens(outputs, 3, 2, 2, |item| item * 2..(item * 2 + 2).min(3));
+        let mut room = Vec::new();
+        for token in 0..3 {
+            let first = 10.0 * token as f32;
+            assert_eq!(states.row(token, &mut room), [first, first + 1.0]);
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "each piece once")]
     fn a_missing_item_is_noticed() {
         let outputs = vec![Output { ranges: vec![(0..1, 1)], values: vec![1.0] }];
-        let _ = States::of_tokens(outputs, 1, 2, 1);
+        let _ = States::of_tokens(outputs, 1, 2, 1, |item| item..item + 1);
     }
 
     #[test]

@@ -15,8 +15,10 @@
 //! a block, `j` and the lanes count from the first key in sight: what is hidden is not there.
 //!
 //! **Several queries.** Query heads that share a key head share the conversion of keys and values
-//! to `f32`. Four queries by 16 lanes, two by 32 and one by 32 are compiled apart: eight AVX2
-//! registers of sums, or four. As lanes are independent, all give the same bits.
+//! to `f32`, and so do those of neighbouring positions, of which each sees a key more than the one before: what all see
+//! is read for all together, the few keys behind it for each. Four queries by 16 lanes, two by 32 and one by 32 are
+//! compiled apart: eight AVX2 registers of sums, or four; with AVX-512 sixteen by 16 and eight by 32 too. As lanes are
+//! independent, all give the same bits.
 
 use super::exp::{exp, exponentials};
 use super::lanes::{Operation, Simd, UNIT, Unit, larger};
@@ -69,7 +71,10 @@ pub(super) struct AttentionBlock<'a, E> {
     pub values: &'a [E],
     /// The first key that counts.
     pub first_key: usize,
+    /// Keys that the queries of the first position see.
     pub n_keys: usize,
+    /// Positions, as many queries of each.
+    pub n_positions: usize,
     /// What memory is asked for beside these.
     pub next: [&'a [E]; 2],
     pub head_dim: usize,
@@ -86,6 +91,14 @@ impl<E: Element> Operation for AttentionBlock<'_, E> {
     fn run<S: Simd>(mut self, simd: S) {
         let n = self.partials.len();
         let mut first = 0;
+        while S::MANY_SUMS && n - first >= 16 {
+            self.group::<S, 16, 1>(simd, first);
+            first += 16;
+        }
+        while S::MANY_SUMS && n - first >= 8 {
+            self.group::<S, 8, 2>(simd, first);
+            first += 8;
+        }
         while n - first >= 4 {
             if S::MANY_SUMS {
                 self.group::<S, 4, 2>(simd, first);
@@ -105,6 +118,12 @@ impl<E: Element> Operation for AttentionBlock<'_, E> {
 }
 
 impl<E: Element> AttentionBlock<'_, E> {
+    /// Where the keys end that query `q` sees.
+    #[inline(always)]
+    fn end(&self, q: usize) -> usize {
+        self.n_keys + q / (self.partials.len() / self.n_positions)
+    }
+
     /// `QUERIES` queries from `first` on, `UNITS` units of lanes at a time.
     #[inline(always)]
     fn group<S: Simd, const QUERIES: usize, const UNITS: usize>(&mut self, simd: S, first: usize) {
@@ -114,11 +133,11 @@ impl<E: Element> AttentionBlock<'_, E> {
             *query = &self.queries[(first + q) * dim..(first + q + 1) * dim];
         }
         let mut weights = [[0.0f32; ATTENTION_BLOCK]; QUERIES];
-        self.scores::<S, QUERIES, UNITS>(simd, queries, &mut weights);
+        let ends: [usize; QUERIES] = core::array::from_fn(|q| self.end(first + q));
+        self.scores::<S, QUERIES, UNITS>(simd, queries, ends[QUERIES - 1], &mut weights);
 
-        let counts = self.first_key..self.n_keys;
         for (q, weights) in weights.iter_mut().enumerate() {
-            let weights = &mut weights[counts.clone()];
+            let weights = &mut weights[self.first_key..ends[q]];
             for score in weights.iter_mut() {
                 *score *= self.scale;
             }
@@ -128,36 +147,37 @@ impl<E: Element> AttentionBlock<'_, E> {
         let whole = dim / UNIT;
         let mut unit = 0;
         while unit + UNITS <= whole {
-            self.weighted_sum::<S, QUERIES, UNITS>(simd, &weights, first, unit);
+            self.weighted_sum::<S, QUERIES, UNITS>(simd, &weights, &ends, first, unit);
             unit += UNITS;
         }
         while unit < whole {
-            self.weighted_sum::<S, QUERIES, 1>(simd, &weights, first, unit);
+            self.weighted_sum::<S, QUERIES, 1>(simd, &weights, &ends, first, unit);
             unit += 1;
         }
         if !dim.is_multiple_of(UNIT) {
-            self.weighted_sum_tail(simd, &weights, first);
+            self.weighted_sum_tail(simd, &weights, &ends, first);
         }
     }
 
-    /// Unscaled scores; lanes before the first key and past the last hold whatever the cache holds there, or nothing.
+    /// Unscaled scores of the keys before `n_keys`; lanes before the first key and past the last hold whatever the cache holds there, or nothing.
     #[inline(always)]
     fn scores<S: Simd, const QUERIES: usize, const UNITS: usize>(
         &self,
         simd: S,
         queries: [&[f32]; QUERIES],
+        n_keys: usize,
         scores: &mut [[f32; ATTENTION_BLOCK]; QUERIES],
     ) {
         let dim = self.head_dim;
         let units: &[[E; UNIT]] = self.keys.as_chunks().0;
-        let in_sight = self.first_key / KEY_LANES..self.n_keys.div_ceil(KEY_LANES);
+        let in_sight = self.first_key / KEY_LANES..n_keys.div_ceil(KEY_LANES);
         let blocks = units.as_chunks::<{ KEY_LANES / UNIT }>().0[in_sight.start * dim..].chunks_exact(dim);
         for (b, block) in in_sight.zip(blocks) {
             // Lines of the values of these keys, which come next, and of the next 32 keys: as many halves as there are lines.
             let values = self.values.as_ptr().wrapping_add(b * KEY_LANES * dim);
             let behind = self.keys.as_ptr().wrapping_add((b + 1) * KEY_LANES * dim);
             let next = self.next.map(|next| (!next.is_empty()).then_some(next.as_ptr()));
-            let next = if b + 1 < self.n_keys.div_ceil(KEY_LANES) { [Some(behind), None] } else { next };
+            let next = if b + 1 < n_keys.div_ceil(KEY_LANES) { [Some(behind), None] } else { next };
             for part in (0..KEY_LANES / UNIT).step_by(UNITS) {
                 let mut sums = [[simd.splat(0.0); UNITS]; QUERIES];
                 for d in 0..dim {
@@ -192,20 +212,33 @@ impl<E: Element> AttentionBlock<'_, E> {
         &mut self,
         simd: S,
         weights: &[[f32; ATTENTION_BLOCK]; QUERIES],
+        ends: &[usize; QUERIES],
         first: usize,
         unit: usize,
     ) {
         let dim = self.head_dim;
         let lanes = UNIT * unit..UNIT * (unit + UNITS);
         let mut sums = [[simd.splat(0.0); UNITS]; QUERIES];
-        let rows = self.values[self.first_key * dim..].chunks_exact(dim);
-        for (j, row) in (self.first_key..self.n_keys).zip(rows) {
+        let mut rows = (self.first_key..ends[QUERIES - 1]).zip(self.values[self.first_key * dim..].chunks_exact(dim));
+        for (j, row) in rows.by_ref().take(ends[0] - self.first_key) {
             let units: &[[E; UNIT]] = row[lanes.clone()].as_chunks().0;
             for u in 0..UNITS {
                 let values = E::widen(simd, &units[u]);
                 for q in 0..QUERIES {
                     let weight = simd.splat(weights[q][j]);
                     sums[q][u] = simd.add_product(sums[q][u], weight, values);
+                }
+            }
+        }
+        // Keys that only later positions see.
+        for (j, row) in rows {
+            let units: &[[E; UNIT]] = row[lanes.clone()].as_chunks().0;
+            for u in 0..UNITS {
+                let values = E::widen(simd, &units[u]);
+                for q in 0..QUERIES {
+                    if j < ends[q] {
+                        sums[q][u] = simd.add_product(sums[q][u], simd.splat(weights[q][j]), values);
+                    }
                 }
             }
         }
@@ -221,19 +254,21 @@ impl<E: Element> AttentionBlock<'_, E> {
         &mut self,
         simd: S,
         weights: &[[f32; ATTENTION_BLOCK]; QUERIES],
+        ends: &[usize; QUERIES],
         first: usize,
     ) {
         let dim = self.head_dim;
         let from = dim - dim % UNIT;
         let mut sums = [simd.splat(0.0); QUERIES];
         let rows = self.values[self.first_key * dim..].chunks_exact(dim);
-        for (j, row) in (self.first_key..self.n_keys).zip(rows) {
+        for (j, row) in (self.first_key..ends[QUERIES - 1]).zip(rows) {
             let mut padded = [E::zeroed(); UNIT];
             padded[..dim - from].copy_from_slice(&row[from..]);
             let values = E::widen(simd, &padded);
             for q in 0..QUERIES {
-                let weight = simd.splat(weights[q][j]);
-                sums[q] = simd.add_product(sums[q], weight, values);
+                if j < ends[q] {
+                    sums[q] = simd.add_product(sums[q], simd.splat(weights[q][j]), values);
+                }
             }
         }
         for (q, &sums) in sums.iter().enumerate() {

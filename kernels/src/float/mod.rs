@@ -99,6 +99,9 @@ pub struct CachedBlock<'a, E = u16> {
     pub first_key: usize,
     /// Where the keys that count end, `first_key + 1` to [`ATTENTION_BLOCK`].
     pub n_keys: usize,
+    /// Neighbouring positions that the queries are of, 1 or more: each sees a key more than the one before it, the first one
+    /// `n_keys`. The block holds the last one's.
+    pub n_positions: usize,
     /// Key blocks that are used next, or nothing: memory is asked for them while the last keys of this block are read.
     pub next: [&'a [E]; 2],
 }
@@ -428,9 +431,10 @@ impl FloatKernels {
 
     /// Attention of the queries that share one key/value head over one block of its cache.
     ///
-    /// `queries` and `out` are `n_queries x head_dim`, with `n_queries = partials.len()`. For each
+    /// `queries` and `out` are `n_queries x head_dim`, with `n_queries = partials.len()`, those of each of
+    /// `n_positions` after those of the one before. For each
     /// query, `score[j] = (query . key[j]) * scale`, `p[j] = e^(score[j] - max)`, `j` from `first_key` to
-    /// `n_keys`; `out` gets the sum of `p[j] * value[j]`, not yet divided, and `partials` gets `max` and
+    /// the keys its position sees; `out` gets the sum of `p[j] * value[j]`, not yet divided, and `partials` gets `max` and
     /// the sum of `p`. The bits do not depend on which queries are passed together.
     ///
     /// # Panics
@@ -444,16 +448,18 @@ impl FloatKernels {
         out: &mut [f32],
         partials: &mut [Partial],
     ) {
-        let (first_key, n_keys) = (block.first_key, block.n_keys);
+        let CachedBlock { first_key, n_keys, n_positions, .. } = block;
         assert!((1..=ATTENTION_BLOCK).contains(&n_keys), "1 to 256 keys");
         assert!(first_key < n_keys, "at least one key counts");
+        assert!((1..=ATTENTION_BLOCK + 1 - n_keys).contains(&n_positions), "1 position or more, and keys for the last");
         assert!(!partials.is_empty() && !queries.is_empty(), "at least one query and dimension");
+        assert_eq!(partials.len() % n_positions, 0, "as many queries of each position");
         assert_eq!(queries.len() % partials.len(), 0, "queries of one length");
         assert_eq!(queries.len(), out.len(), "one output for each query");
         let head_dim = queries.len() / partials.len();
-        let per_dimension = n_keys.next_multiple_of(KEY_LANES);
-        assert!(block.keys.len() / per_dimension >= head_dim, "whole key blocks");
-        assert!(block.values.len() / n_keys >= head_dim, "a value for each key");
+        let last = n_keys + n_positions - 1;
+        assert!(block.keys.len() / last.next_multiple_of(KEY_LANES) >= head_dim, "whole key blocks");
+        assert!(block.values.len() / last >= head_dim, "a value for each key");
         self.run(attention::AttentionBlock {
             queries,
             scale,
@@ -461,6 +467,7 @@ impl FloatKernels {
             values: block.values,
             first_key,
             n_keys,
+            n_positions,
             next: block.next,
             head_dim,
             out,

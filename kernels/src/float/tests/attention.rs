@@ -55,7 +55,7 @@ impl<E: Case> Cache<E> {
 
     fn block(&self, first: usize, n_keys: usize) -> CachedBlock<'_, E> {
         let (keys, values) = (&self.keys[first * self.head_dim..], &self.values[first * self.head_dim..]);
-        CachedBlock { keys, values, first_key: 0, n_keys, next: [keys, values] }
+        CachedBlock { keys, values, first_key: 0, n_keys, n_positions: 1, next: [keys, values] }
     }
 
     /// Over the keys from `first` on.
@@ -85,7 +85,7 @@ fn keeps_the_order<E: Case>() {
     for kernels in instances() {
         for (i, head_dim) in [1, 2, 15, 16, 17, 31, 32, 48, 50, 64, 80, 128].iter().enumerate() {
             for n_keys in [1, 2, 31, 32, 33, 63, 100, 255, 256] {
-                let n_queries = 1 + (i + n_keys) % 7;
+                let n_queries = 1 + (i + n_keys) % 7 + if n_keys % 2 == 0 { 16 } else { 0 };
                 let mut random = Random(77 + (head_dim * 1000 + n_keys) as u64);
                 // Every fourth case is hostile: few values, as one NaN spreads far.
                 let round = u64::from(n_keys % 4 == 3);
@@ -138,6 +138,54 @@ fn hides<E: Case>() {
                     assert!(expected.iter().all(|x| x.is_finite()), "{what}");
                     assert_same(&out[q * head_dim..][..head_dim], &expected, &what);
                     assert_same(&[partials[q].max, partials[q].sum], &[partial.max, partial.sum], &what);
+                }
+            }
+        }
+    }
+}
+
+/// Several positions together have the bits of each alone, also beside keys and values that are NaN.
+#[test]
+fn positions_do_not_see_each_others_keys() {
+    positions::<u16>();
+    positions::<f32>();
+}
+
+fn positions<E: Case>() {
+    for kernels in instances() {
+        for (i, head_dim) in [1, 16, 33, 64, 128].into_iter().enumerate() {
+            for (first, n_keys) in [(0, 1), (0, 30), (5, 32), (0, 63), (40, 100), (3, 240)] {
+                for (n_positions, each) in [(1, 16), (2, 8), (3, 5), (4, 4), (5, 1), (16, 1), (16, 3)] {
+                    let mut random = Random(31 + (head_dim * 1000 + n_keys * 10 + i) as u64);
+                    let n_all = n_keys + n_positions - 1;
+                    let mut n_made = 0;
+                    // Those of the last position are NaN: keys and values come in turns.
+                    let cache = Cache::<E>::new(&kernels, n_all, head_dim, &mut |n| {
+                        n_made += 1;
+                        if n_positions > 1 && n_made > 2 * (n_all - 1) {
+                            vec![f32::NAN; n]
+                        } else {
+                            random.values(n, 0)
+                        }
+                    });
+                    let queries = Random(8).tame(n_positions * each * head_dim);
+                    let mut out = vec![9.0; queries.len()];
+                    let mut partials = vec![Partial::default(); n_positions * each];
+                    let block = CachedBlock { first_key: first, n_positions, ..cache.block(0, n_keys) };
+                    kernels.attention_block(&queries, 0.125, block, &mut out, &mut partials);
+                    let by_position = queries.chunks(each * head_dim).zip(out.chunks(each * head_dim));
+                    for (p, ((queries, out), partials)) in by_position.zip(partials.chunks(each)).enumerate() {
+                        let what = std::format!("{} dim={head_dim} keys {first}..{n_keys} + {p}", kernels.name());
+                        let mut alone = vec![9.0; queries.len()];
+                        let mut partial = vec![Partial::default(); each];
+                        let block = CachedBlock { first_key: first, ..cache.block(0, n_keys + p) };
+                        kernels.attention_block(queries, 0.125, block, &mut alone, &mut partial);
+                        assert_same(out, &alone, &what);
+                        for (a, b) in partials.iter().zip(partial) {
+                            assert_same(&[a.max, a.sum], &[b.max, b.sum], &what);
+                        }
+                        assert_eq!(out.iter().any(|x| x.is_nan()), n_positions > 1 && p + 1 == n_positions, "{what}");
+                    }
                 }
             }
         }

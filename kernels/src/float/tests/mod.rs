@@ -566,7 +566,7 @@ fn hostile_shapes_panic_instead_of_reading_past_the_end() {
     {
         let (keys, values) = (vec![0u16; keys], vec![0u16; values]);
         refuses(&|| {
-            let block = CachedBlock { keys: &keys, values: &values, first_key, n_keys, next: [&[]; 2] };
+            let block = CachedBlock { keys: &keys, values: &values, first_key, n_keys, n_positions: 1, next: [&[]; 2] };
             let (mut out, mut partials) = ([0.0; 2], [Partial::default()]);
             kernels.attention_block(&[0.0; 2], 1.0, block, &mut out, &mut partials);
         });
