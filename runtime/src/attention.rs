@@ -38,8 +38,8 @@ thread_local! {
     static VALUE: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
     /// What the blocks of a token's keys yield.
     static BLOCKS: RefCell<(Vec<f32>, Vec<Partial>)> = const { RefCell::new((Vec::new(), Vec::new())) };
-    /// Queries of several tokens, and what attention makes of them.
-    static RUN: RefCell<[Vec<f32>; 2]> = const { RefCell::new([Vec::new(), Vec::new()]) };
+    /// Queries of several tokens.
+    static QUERIES: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
 /// What work on a layer's attention shares beside queries, keys and values.
@@ -158,44 +158,52 @@ impl<O: Observer> Forward<'_, O> {
         self.give_all(projected.into_buffers());
         self.put_caches(around.layer, caches);
         // Heads that share a key/value head are neighbours, so items are in the order of the outputs.
-        (around, States::of_tokens(outputs, n_tokens, n_heads * head_dim, width, |item| item..item + 1))
+        (around, States::of_tokens(outputs, n_tokens, n_heads * head_dim, width, |item| [item]))
     }
 
-    /// For prompts, whose keys and values are stored: a work item is a run of tokens, all heads.
+    /// For prompts, whose keys and values are stored: a work item is a run of tokens and a key/value head.
     fn attention_by_runs(&mut self, around: Around, projected: States) -> (Around, States) {
-        let Config { n_heads, head_dim, .. } = self.model.config;
-        let width = n_heads * head_dim;
+        let Config { n_heads, n_kv_heads, head_dim, .. } = self.model.config;
+        let width = n_heads / n_kv_heads * head_dim;
         let n_tokens = projected.n_tokens();
         let runs = self.runs(around.layer, n_tokens);
-        let n_runs = runs.len();
+        let n_items = runs.len() * n_kv_heads;
         let caches = self.take_caches(around.layer);
         let buffers = self.buffers();
         let ((around, projected, caches, runs), outputs) = self.pool.run_kept(
             buffers,
             (around, projected, caches, runs),
-            n_runs,
+            n_items,
             1,
             move |(around, projected, caches, runs), items, out: &mut Vec<f32>| {
-                for run in &runs[items] {
+                for item in items {
+                    let (run, kv_head) = (&runs[item / n_kv_heads], item % n_kv_heads);
+                    let (following, next_head) = ((item + 1) / n_kv_heads, (item + 1) % n_kv_heads);
+                    let following = runs.get(following).and_then(|run| {
+                        Some((caches[run.span][next_head].try_read().ok()?, around.keys(run.position)))
+                    });
+                    let next = following.as_ref().map_or([None; 2], |(cache, keys)| cache.soon(keys));
                     let start = out.len();
                     out.resize(start + run.tokens.len() * width, 0.0);
-                    for (kv_head, cache) in caches[run.span].iter().enumerate() {
-                        let cache = cache.read().unwrap_or_else(PoisonError::into_inner);
-                        around.attend_run::<O>(&cache, run, projected, kv_head, &mut out[start..]);
-                    }
+                    let cache = caches[run.span][kv_head].read().unwrap_or_else(PoisonError::into_inner);
+                    around.attend_run::<O>((&cache, next), run, projected, kv_head, &mut out[start..]);
                 }
             },
         );
         self.give_all(projected.into_buffers());
         self.put_caches(around.layer, caches);
-        (around, States::of_tokens(outputs, n_tokens, width, width, |item| runs[item].tokens.clone()))
+        let pieces = |item: usize| {
+            let (run, kv_head) = (&runs[item / n_kv_heads], item % n_kv_heads);
+            run.tokens.clone().map(move |token| token * n_kv_heads + kv_head)
+        };
+        (around, States::of_tokens(outputs, n_tokens, n_heads * head_dim, width, pieces))
     }
 
     /// All tokens of the step in runs.
     fn runs(&self, layer: usize, n_tokens: usize) -> Vec<Run> {
         let config = &self.model.config;
         let most = TOGETHER / (config.n_heads / config.n_kv_heads);
-        let most = most.min(n_tokens / (ITEMS_PER_THREAD * self.pool.n_threads())).max(1);
+        let most = most.min(n_tokens * config.n_kv_heads / (ITEMS_PER_THREAD * self.pool.n_threads())).max(1);
         let mut runs: Vec<Run> = Vec::new();
         let mut token = 0;
         for (i, span) in self.spans.iter().enumerate() {
@@ -365,29 +373,23 @@ impl Around {
         });
     }
 
-    /// Attention of all queries of a run that share a key/value head; `out` has all heads of its tokens.
+    /// Attention of all queries of a run that share a key/value head.
     fn attend_run<O: Observer>(
         &self,
-        cache: &HeadCache,
+        cache: (&HeadCache, [Soon<'_>; 2]),
         run: &Run,
         projected: &States,
         kv_head: usize,
         out: &mut [f32],
     ) {
-        RUN.with_borrow_mut(|[queries, attended]| {
+        QUERIES.with_borrow_mut(|queries| {
             queries.clear();
             for (token, position) in run.tokens.clone().zip(run.position..) {
                 self.with_queries::<O>(position, projected, (token, kv_head), |of_one| {
-                    queries.extend_from_slice(of_one)
+                    queries.extend_from_slice(of_one);
                 });
             }
-            attended.resize(queries.len(), 0.0);
-            self.attend_queries::<O>((cache, [None; 2]), (run.position, run.tokens.len()), queries, attended);
-            let width = queries.len() / run.tokens.len();
-            let tokens = out.chunks_exact_mut(out.len() / run.tokens.len());
-            for (out, attended) in tokens.zip(attended.chunks_exact(width)) {
-                out[kv_head * width..(kv_head + 1) * width].copy_from_slice(attended);
-            }
+            self.attend_queries::<O>(cache, (run.position, run.tokens.len()), queries, out);
         });
     }
 

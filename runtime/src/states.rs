@@ -68,26 +68,27 @@ impl States {
         States { n_tokens, width, buffers, pieces: Pieces::OfAll(pieces) }
     }
 
-    /// What threads made, for some tokens at a time: each item is `pieces(item)` of the pieces of `piece` columns of all tokens,
-    /// one after the other.
+    /// What threads made, for some tokens at a time: each item is `pieces(item)` of the pieces of `piece` columns of all tokens, in
+    /// that order.
     ///
     /// # Panics
     /// A token is not whole pieces, a piece is missing, or an item has not as many values.
-    pub(crate) fn of_tokens(
+    pub(crate) fn of_tokens<I: IntoIterator<Item = usize>>(
         outputs: Vec<Output<f32>>,
         n_tokens: usize,
         width: usize,
         piece: usize,
-        pieces: impl Fn(usize) -> Range<usize>,
+        pieces: impl Fn(usize) -> I,
     ) -> States {
         assert!(piece > 0 && width.is_multiple_of(piece), "whole pieces");
         let mut at = vec![None; n_tokens * width / piece];
         let buffers = each_item(outputs, |item, buffer, start| {
-            let pieces = pieces(item);
-            for (i, at) in at[pieces.clone()].iter_mut().enumerate() {
-                *at = Some((buffer, start + i * piece));
+            let mut end = start;
+            for i in pieces(item) {
+                at[i] = Some((buffer, end));
+                end += piece;
             }
-            pieces.len() * piece
+            end - start
         });
         let at = at.into_iter().collect::<Option<_>>().expect("each piece once");
         States { n_tokens, width, buffers, pieces: Pieces::OfOne { width: piece, at } }
@@ -241,7 +242,7 @@ mod tests {
             Output { ranges: vec![(3..4, 2), (0..1, 4)], values: vec![12.0, 13.0, 0.0, 1.0] },
             Output { ranges: vec![(1..3, 4)], values: vec![2.0, 3.0, 10.0, 11.0] },
         ];
-        let states = States::of_tokens(outputs, 2, 4, 2, |item| item..item + 1);
+        let states = States::of_tokens(outputs, 2, 4, 2, |item| [item]);
         let mut room = Vec::new();
         assert_eq!(states.row(0, &mut room), [0.0, 1.0, 2.0, 3.0]);
         assert_eq!(states.row(1, &mut room), [10.0, 11.0, 12.0, 13.0]);
@@ -251,12 +252,13 @@ mod tests {
 
     #[test]
     fn items_of_several_tokens_and_whole_vectors_are_the_same() {
-        // Three tokens of two columns, made by two threads: the last one, then the first two.
+        // Three tokens of two pieces: of the first two tokens the second pieces, then the first ones; the last token.
         let outputs = vec![
-            Output { ranges: vec![(1..2, 2)], values: vec![20.0, 21.0] },
-            Output { ranges: vec![(0..1, 4)], values: vec![0.0, 1.0, 10.0, 11.0] },
+            Output { ranges: vec![(1..2, 2)], values: vec![1.0, 11.0] },
+            Output { ranges: vec![(0..1, 2), (2..4, 4)], values: vec![0.0, 10.0, 20.0, 21.0] },
         ];
-        let states = States::of_tokens(outputs, 3, 2, 2, |item| item * 2..(item * 2 + 2).min(3));
+        let pieces = [vec![0, 2], vec![1, 3], vec![4], vec![5]];
+        let states = States::of_tokens(outputs, 3, 2, 1, |item| pieces[item].clone());
         let mut room = Vec::new();
         for token in 0..3 {
             let first = 10.0 * token as f32;
@@ -268,7 +270,7 @@ mod tests {
     #[should_panic(expected = "each piece once")]
     fn a_missing_item_is_noticed() {
         let outputs = vec![Output { ranges: vec![(0..1, 1)], values: vec![1.0] }];
-        let _ = States::of_tokens(outputs, 1, 2, 1, |item| item..item + 1);
+        let _ = States::of_tokens(outputs, 1, 2, 1, |item| [item]);
     }
 
     #[test]
