@@ -25,7 +25,8 @@ use tritone_kernels::float::{ATTENTION_BLOCK, Partial};
 /// Floats of a partial result beside the weighted sum of values: the largest score and the sum of exponentials.
 const PARTIAL: usize = 2;
 
-/// Queries that attend together at best: as many as a kernel has sums for ([`tritone_kernels::float`]).
+/// Queries that attend together at most: as many as the AVX-512 kernel of [`tritone_kernels::float`] has sums for. The others
+/// take four after four of them.
 const TOGETHER: usize = 16;
 
 /// Work items for each thread at least, as later tokens have more keys to attend to.

@@ -1,4 +1,4 @@
-//! Attention of one position over a cache of halves or singles, in blocks of 256 keys.
+//! Attention of one position or of neighbouring ones over a cache of halves or singles, in blocks of 256 keys.
 //!
 //! **Algorithm.** A block of keys yields, for one query, the maximum `m` of its scores, the sum of
 //! `p[j] = exp(score[j] - m)` and the sum of `p[j] * value[j]`. Blocks are then joined in order,
@@ -159,7 +159,8 @@ impl<E: Element> AttentionBlock<'_, E> {
         }
     }
 
-    /// Unscaled scores of the keys before `n_keys`; lanes before the first key and past the last hold whatever the cache holds there, or nothing.
+    /// Unscaled scores of the keys before `n_keys`; lanes before the first key and past the last hold whatever the cache
+    /// holds there, or nothing.
     #[inline(always)]
     fn scores<S: Simd, const QUERIES: usize, const UNITS: usize>(
         &self,

@@ -192,6 +192,16 @@ fn positions<E: Case>() {
     }
 }
 
+/// A block of 256 keys has none for a second position.
+#[test]
+#[should_panic(expected = "keys for the last")]
+fn a_position_without_its_key_is_refused() {
+    let kernels = FloatKernels::new(crate::isa::Isa::scalar());
+    let cache = Cache::<u16>::new(&kernels, ATTENTION_BLOCK, 1, &mut |n| vec![0.0; n]);
+    let block = CachedBlock { n_positions: 2, ..cache.block(0, ATTENTION_BLOCK) };
+    kernels.attention_block(&[0.0; 2], 1.0, block, &mut [0.0; 2], &mut [Partial::default(); 2]);
+}
+
 #[test]
 fn joined_blocks_are_close_to_exact_attention() {
     joined_blocks_are_close::<u16>();
