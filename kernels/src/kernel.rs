@@ -62,6 +62,20 @@ pub type RunAskingFn = unsafe fn(
 /// `out[i]` is overwritten with the sum of `rows[i]`, all of which exist.
 pub type RunRowsFn = unsafe fn(geometry: &Geometry, data: &[u8], rows: &[u32], prepared: &[Line], out: &mut [i32]);
 
+/// Exact integer sums of neighbouring rows of a matrix with one scale, each with those of several prepared vectors that want it.
+///
+/// `vectors` has the numbers of the first row's vectors, then the next one's; `ends[i]` is where those of `rows.start + i` end.
+/// `out[i]` is overwritten with the sum of `vectors[i]` and its row.
+pub type RunListedFn = unsafe fn(
+    geometry: &Geometry,
+    data: &[u8],
+    rows: Range<usize>,
+    ends: &[u32],
+    vectors: &[u32],
+    prepared: &[Line],
+    out: &mut [i32],
+);
+
 /// One row of the registry.
 ///
 /// The function pointers are private: they are reached only through the methods below, which take
@@ -87,6 +101,8 @@ pub struct Kernel {
     pub(crate) run_rows: Option<RunRowsFn>,
     /// Of such kernels: for rows that are in the cache already, where that is worth a function of its own.
     pub(crate) run_cached_rows: Option<RunRowsFn>,
+    /// Of a GEMM kernel: for rows each of which meets some of the vectors, where that has a function of its own.
+    pub(crate) run_listed: Option<RunListedFn>,
     /// Whether it leaves out the columns whose activation is 0.
     pub skips_columns: bool,
     /// Of a GEMV kernel: from this many vectors on, decoding weights once for all of them, as the GEMM of its level
@@ -166,5 +182,43 @@ impl Kernel {
         // SAFETY: both functions need the features of `self.level`; the second assertion has the
         // proof that this processor has them.
         unsafe { run_rows(geometry, data, rows, prepared, out) }
+    }
+
+    /// See [`RunListedFn`]; checks the sizes.
+    ///
+    /// # Panics
+    /// The kernel has no such function.
+    #[allow(clippy::too_many_arguments, reason = "a kernel's inputs, as `RunListedFn` names them, and the proof")]
+    pub(crate) fn run_listed(
+        &self,
+        isa: Isa,
+        geometry: &Geometry,
+        data: &[u8],
+        rows: Range<usize>,
+        ends: &[u32],
+        vectors: &[u32],
+        prepared: &[Line],
+        out: &mut [i32],
+    ) {
+        let Some(run_listed) = self.run_listed else {
+            panic!("{} does not take rows with some vectors each", self.name)
+        };
+        assert!(isa.supports(self.level), "{} can't run here", self.name);
+        assert_eq!(geometry.layout, self.layout, "the layout that the kernel reads");
+        assert_eq!(data.len(), geometry.data_len(), "a whole packed matrix");
+        assert!(rows.start <= rows.end && rows.end <= geometry.rows, "rows of this matrix");
+        assert_eq!(ends.len(), rows.len(), "an end for each row");
+        assert!(
+            ends.is_sorted() && ends.last().map_or(0, |end| *end as usize) == vectors.len(),
+            "all vectors have a row"
+        );
+        let n_lines = self.prepared_lines(geometry);
+        assert!(prepared.len().is_multiple_of(n_lines), "whole prepared vectors");
+        let n_vectors = prepared.len() / n_lines;
+        assert!(vectors.iter().all(|v| (*v as usize) < n_vectors), "vectors that there are");
+        assert_eq!(out.len(), vectors.len(), "a sum for each vector of a row");
+        // SAFETY: the function needs the features of `self.level`; the first assertion has the
+        // proof that this processor has them.
+        unsafe { run_listed(geometry, data, rows, ends, vectors, prepared, out) }
     }
 }

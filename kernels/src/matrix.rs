@@ -195,6 +195,32 @@ impl MatrixPlan {
         self.gemv.run_rows(self.isa, &self.geometry, data, rows, prepared, true, out);
     }
 
+    /// Whether [`MatrixPlan::listed_sums`] works.
+    #[must_use]
+    pub fn has_listed_sums(&self) -> bool {
+        self.gemm.run_listed.is_some()
+    }
+
+    /// Exact sums of neighbouring rows, each with those of many vectors that want it; vectors are prepared for
+    /// [`Operation::Gemm`]. `vectors` has the numbers of those of the first row, then of the next one; `ends[i]` is where those of
+    /// `rows.start + i` end. `out[i]` is the sum of `vectors[i]` and its row.
+    ///
+    /// # Panics
+    /// A slice has the wrong length, a row or a vector does not exist, ends are not in order, or not
+    /// [`MatrixPlan::has_listed_sums`].
+    #[allow(clippy::too_many_arguments, reason = "a matrix, a list of lists, vectors and sums")]
+    pub fn listed_sums(
+        &self,
+        data: &[u8],
+        rows: Range<usize>,
+        ends: &[u32],
+        vectors: &[u32],
+        prepared: &[Line],
+        out: &mut [i32],
+    ) {
+        self.gemm.run_listed(self.isa, &self.geometry, data, rows, ends, vectors, prepared, out);
+    }
+
     /// How many sums [`MatrixPlan::sums`] writes.
     #[must_use]
     pub fn n_sums(&self, n_tiles: usize, n_vectors: usize) -> usize {
@@ -266,6 +292,17 @@ impl MatrixPlan {
     /// The slices differ in length.
     pub fn scale_rows(&self, sums: &[i32], scale: f32, activation_scale: f32, y: &mut [f32]) {
         self.float.scale(sums, activation_scale * scale, y);
+    }
+
+    /// The same for sums of listed vectors, each with the scale of its own: `y[i]` is of vector `vectors[i]`.
+    ///
+    /// # Panics
+    /// The slices differ in length, or a vector has no scale.
+    pub fn scale_listed(&self, sums: &[i32], scale: f32, vectors: &[u32], activation_scales: &[f32], y: &mut [f32]) {
+        assert!(sums.len() == vectors.len() && sums.len() == y.len(), "a vector and a value for each sum");
+        for ((y, sum), v) in y.iter_mut().zip(sums).zip(vectors) {
+            *y = *sum as f32 * (activation_scales[*v as usize] * scale);
+        }
     }
 
     /// The same for a tile's sums `[block][row in tile]`, once those of each row are added up, which no geometry is too large for.

@@ -23,6 +23,7 @@ macro_rules! gemv {
             run_asking: gemv!(@asking $($module)::+ $(, $asking)?),
             run_rows: gemv!(@rows $layout, $($module)::+),
             run_cached_rows: gemv!(@cached $($module)::+ $(, $cached)?),
+            run_listed: None,
             skips_columns: false,
             gemm_from: gemv!(@gemm_from $($gemm_from)?),
         }
@@ -40,7 +41,7 @@ macro_rules! gemv {
 }
 
 macro_rules! gemm {
-    ($name:literal, $layout:ident, $level:ident, $module:ident $(, from: $from:literal)?) => {
+    ($name:literal, $layout:ident, $level:ident, $module:ident $(, from: $from:literal)? $(, run_listed: $listed:ident)?) => {
         Kernel {
             name: $name,
             layout: Layout::$layout,
@@ -53,10 +54,13 @@ macro_rules! gemm {
             run_asking: None,
             run_rows: None,
             run_cached_rows: None,
+            run_listed: gemm!(@listed $module $(, $listed)?),
             skips_columns: false,
             gemm_from: gemm!(@from $($from)?),
         }
     };
+    (@listed $module:ident) => { None };
+    (@listed $module:ident, $listed:ident) => { Some(gemm::$module::$listed) };
     (@from) => { usize::MAX };
     (@from $from:literal) => { $from };
 }
@@ -75,6 +79,7 @@ macro_rules! skip_columns {
             run_asking: None,
             run_rows: None,
             run_cached_rows: None,
+            run_listed: None,
             skips_columns: true,
             gemm_from: GEMM_FROM,
         }
@@ -118,7 +123,7 @@ static KERNELS: &[Kernel] = &[
     #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
     skip_columns!("gemv-c2-avx512vnni", Gemv, Avx512Vnni, avx512vnni, prepare: avx512vnni),
     #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
-    skip_columns!("gemv-c2-avx2", Gemv, Avx2, avx2),
+    skip_columns!("gemv-c2-avx2", Gemv, Avx2, avx2, prepare: avx2),
     #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
     skip_columns!("gemv-c2-neon", Gemv, Neon, neon),
     skip_columns!("gemv-c2-scalar", Gemv, Scalar, scalar),
@@ -170,12 +175,12 @@ static KERNELS: &[Kernel] = &[
     #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
     gemm!("gemm-i2s-avxvnni", I2S, AvxVnni, avxvnni),
     #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
-    gemm!("gemm-i2s-avx2", I2S, Avx2, avx2),
+    gemm!("gemm-i2s-avx2", I2S, Avx2, avx2, run_listed: run_listed),
     #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
     gemm!("gemm-i2s-neon-dotprod", I2S, NeonDotprod, neon_dotprod),
     #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
     gemm!("gemm-i2s-neon", I2S, Neon, neon),
-    gemm!("gemm-i2s-scalar", I2S, Scalar, scalar),
+    gemm!("gemm-i2s-scalar", I2S, Scalar, scalar, run_listed: run_listed),
 ];
 
 /// All kernels of this build, of whatever level.
@@ -225,7 +230,8 @@ pub fn preferred_layout(isa: Isa, one_scale: bool) -> Layout {
 /// How many tokens of a prompt should go through the layers at once.
 ///
 /// Decoded weights are used more often the more there are, and activations stay in the caches the fewer there are. A Zen 5 with
-/// VNNI read 512 tokens of 2B-4T at 454 tokens/s with 64 at once and at 405 with all, with AVX2 at 197 and 206. AMX, which
+/// VNNI read 512 tokens of 2B-4T at 454 tokens/s with 64 at once and at 405 with all, with AVX2 at 197 and 206; on a Zen 3 64 to 512
+/// were within 5%. AMX, which
 /// multiplies faster than weights are decoded, was measured with 512.
 #[must_use]
 pub fn prompt_chunk(isa: Isa) -> usize {

@@ -67,10 +67,13 @@ const MAX_LINES: usize = 4 * 3 * t5::groups(128);
 /// Sums of a matrix here: vectors, padded rows, blocks.
 const MAX_SUMS: usize = N_VECTORS * 128 * 6;
 
+/// Most rows.
+const MAX_ROWS: usize = 70;
+
 /// Rows, columns, and columns that share a scale. I2_S takes the columns up to a multiple of 128
 /// and has one scale, as C2 has.
 const SHAPES: [(usize, usize, Option<usize>); 5] =
-    [(70, 384, None), (33, 131, None), (65, 320, Some(64)), (17, 7, None), (64, MAX_COLS, Some(128))];
+    [(MAX_ROWS, 384, None), (33, 131, None), (65, 320, Some(64)), (17, 7, None), (64, MAX_COLS, Some(128))];
 
 /// Whether a kernel gives the sums by the definition for all shapes.
 fn agrees(kernel: &'static Kernel, isa: Isa) -> bool {
@@ -143,6 +146,19 @@ fn matrix_agrees(
         plan.cached_row_sums(data, &wanted, &prepared[..lines], &mut cached);
         let at = |row: u32| row as usize;
         if wanted.iter().zip(single).any(|(row, sum)| sums[at(*row)] != sum) || cached != single {
+            return false;
+        }
+    }
+
+    // So are those of all rows with the last vector, then the first one.
+    if kernel.operation == Operation::Gemm && plan.has_listed_sums() {
+        let ends: [u32; MAX_ROWS] = array::from_fn(|row| 2 * (row as u32 + 1));
+        let vectors: [u32; 2 * MAX_ROWS] = array::from_fn(|i| if i % 2 == 0 { N_VECTORS as u32 - 1 } else { 0 });
+        let mut listed = [0x5a5a_5a5a; 2 * MAX_ROWS];
+        let (n, per_vector) = (geometry.rows, plan.n_sums(n_tiles, 1));
+        plan.listed_sums(data, 0..n, &ends[..n], &vectors[..2 * n], prepared, &mut listed[..2 * n]);
+        let whole = |row: usize| [sums[(N_VECTORS - 1) * per_vector + row], sums[row]];
+        if (0..n).any(|row| listed[2 * row..2 * row + 2] != whole(row)) {
             return false;
         }
     }
@@ -378,6 +394,7 @@ mod tests {
         run_asking: None,
         run_rows: None,
         run_cached_rows: None,
+        run_listed: None,
         skips_columns: false,
         gemm_from: 4,
     };

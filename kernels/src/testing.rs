@@ -2,7 +2,7 @@
 
 use crate::format::{Geometry, Layout, t5};
 use crate::isa::Isa;
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, Operation};
 use crate::line::Line;
 use crate::matrix::MatrixPlan;
 use core::ops::Range;
@@ -131,14 +131,7 @@ pub fn kernel_sums(
     let plan = MatrixPlan::new(*geometry, isa)
         .and_then(|plan| plan.with_kernel(kernel))
         .expect("a kernel of this layout and processor");
-    let lines = plan.prepared_lines(kernel.operation);
-    // What a kernel leaves unwritten shows.
-    let mut prepared = vec![Line([0xa5; 64]); lines * vectors.len()];
-    for (codes, out) in vectors.iter().zip(prepared.chunks_exact_mut(lines)) {
-        plan.prepare(kernel.operation, codes, out);
-        let used = plan.used_lines(kernel.operation, out);
-        out[used..].fill(Line([0x5a; 64]));
-    }
+    let prepared = prepared(&plan, kernel.operation, vectors);
     let mut out = vec![0x5a5a_5a5a; plan.n_sums(tiles.len(), vectors.len())];
     plan.sums(kernel.operation, data, tiles.clone(), &prepared, vectors.len(), &mut out);
     let next = &data[..data.len().min(97 * vectors.len())];
@@ -148,6 +141,18 @@ pub fn kernel_sums(
         assert!(out == asking, "{} gives other sums if it asks for {} bytes", kernel.name, next.len());
     });
     out
+}
+
+/// Vectors as a kernel reads them; what it does not write or read is not 0.
+fn prepared(plan: &MatrixPlan, operation: Operation, vectors: &[Vec<i8>]) -> Vec<Line> {
+    let lines = plan.prepared_lines(operation);
+    let mut prepared = vec![Line([0xa5; 64]); lines * vectors.len()];
+    for (codes, out) in vectors.iter().zip(prepared.chunks_exact_mut(lines)) {
+        plan.prepare(operation, codes, out);
+        let used = plan.used_lines(operation, out);
+        out[used..].fill(Line([0x5a; 64]));
+    }
+    prepared
 }
 
 /// Asserts that a kernel gives the naive sums.
@@ -173,6 +178,45 @@ pub fn check_kernel(
             expected[at]
         );
     }
+    if let Some(listed) = listed_sums(kernel, isa, geometry, data, tiles.clone(), vectors) {
+        let (n_slots, rows) = (tiles.len() * geometry.tile_rows(), geometry.rows_of(tiles));
+        let whole = rows.enumerate().flat_map(|(i, row)| {
+            let expected = &expected;
+            list(row, vectors.len()).map(move |v| expected[v as usize * n_slots + i])
+        });
+        assert!(listed.iter().copied().eq(whole), "{} on {geometry:?}: sums of listed vectors", kernel.name);
+    }
+}
+
+/// Vectors for a row, the last one first: all, or fewer in other rows.
+fn list(row: usize, n_vectors: usize) -> impl Iterator<Item = u32> {
+    (0..(n_vectors + 3).saturating_sub(row % 7).min(n_vectors) as u32).rev()
+}
+
+/// The sums of the rows of `tiles`, each with some of the vectors, if the kernel has them.
+fn listed_sums(
+    kernel: &'static Kernel,
+    isa: Isa,
+    geometry: &Geometry,
+    data: &[u8],
+    tiles: Range<usize>,
+    vectors: &[Vec<i8>],
+) -> Option<Vec<i32>> {
+    let plan =
+        MatrixPlan::new(*geometry, isa).and_then(|plan| plan.with_kernel(kernel)).expect("a kernel for this plan");
+    if kernel.operation != Operation::Gemm || !plan.has_listed_sums() {
+        return None;
+    }
+    let prepared = prepared(&plan, Operation::Gemm, vectors);
+    let rows = geometry.rows_of(tiles);
+    let (mut ends, mut listed) = (Vec::new(), Vec::new());
+    for row in rows.clone() {
+        listed.extend(list(row, vectors.len()));
+        ends.push(listed.len() as u32);
+    }
+    let mut sums = vec![0x5a5a_5a5a; listed.len()];
+    plan.listed_sums(data, rows, &ends, &listed, &prepared, &mut sums);
+    Some(sums)
 }
 
 /// Calls `check` once for each way in which kernels ask for memory on processors of this architecture, as if it ran on one that

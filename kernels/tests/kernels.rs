@@ -161,6 +161,72 @@ fn rows_alone_are_rows_of_tiles() {
     assert!(seen > 0, "the scalar kernel of i2s has them");
 }
 
+/// Rows each with some vectors, in any order and more than once, have the sums of whole products.
+#[test]
+#[cfg_attr(miri, ignore = "too slow")]
+fn rows_with_listed_vectors_are_rows_of_tiles() {
+    let mut random = Random::new(19);
+    let mut seen = 0;
+    for kernel in runnable_kernels() {
+        for (rows, cols) in [(1, 128), (7, 384), (40, 1280), (33, 2560), (5, 16384)] {
+            let geometry = shape(kernel.layout, rows, cols, None);
+            let plan = MatrixPlan::new(geometry, Isa::detect()).unwrap().with_kernel(kernel).unwrap();
+            if kernel.operation != Operation::Gemm || !plan.has_listed_sums() {
+                continue;
+            }
+            seen += 1;
+            let data = any_bytes(&geometry, &mut random);
+            let n_vectors = 6;
+            let vectors: Vec<Vec<i8>> = (0..n_vectors).map(|_| random.codes(cols)).collect();
+            let expected = naive_sums(&geometry, &data, 0..geometry.n_tiles(), &vectors);
+            let expected = |row: usize, v: u32| expected[v as usize * expected.len() / n_vectors + row];
+            let lines = plan.prepared_lines(Operation::Gemm);
+            let mut prepared = vec![Line([0xa5; 64]); n_vectors * lines];
+            for (codes, out) in vectors.iter().zip(prepared.chunks_exact_mut(lines)) {
+                plan.prepare(Operation::Gemm, codes, out);
+            }
+            for some in [0..rows, rows / 3..rows, 0..0, rows..rows] {
+                let (mut ends, mut listed, mut sums_expected) = (Vec::new(), Vec::new(), Vec::new());
+                for row in some.clone() {
+                    for _ in 0..random.below(10) {
+                        let v = random.below(n_vectors) as u32;
+                        listed.push(v);
+                        sums_expected.push(expected(row, v));
+                    }
+                    ends.push(listed.len() as u32);
+                }
+                let mut sums = vec![0x5a5a_5a5a; listed.len()];
+                plan.listed_sums(&data, some, &ends, &listed, &prepared, &mut sums);
+                assert_eq!(sums, sums_expected, "{} {rows}x{cols}", kernel.name);
+            }
+        }
+    }
+    assert!(seen > 0, "the scalar kernel of i2s has them");
+}
+
+/// All weights +1 or code 3 and all activations the largest, with which sums that are too narrow anywhere overflow.
+#[test]
+#[cfg_attr(miri, ignore = "too slow")]
+fn the_largest_products_of_listed_vectors_fit() {
+    for kernel in runnable_kernels() {
+        let geometry = shape(kernel.layout, 3, 5120, None);
+        let plan = MatrixPlan::new(geometry, Isa::detect()).unwrap().with_kernel(kernel).unwrap();
+        if kernel.operation != Operation::Gemm || !plan.has_listed_sums() {
+            continue;
+        }
+        for (byte, weight) in [(0xaa, 1), (0xff, 2), (0x00, -1)] {
+            for activation in [-128, 127i8] {
+                let data = vec![byte; geometry.data_len()];
+                let mut prepared = vec![Line::ZERO; plan.prepared_lines(Operation::Gemm)];
+                plan.prepare(Operation::Gemm, &vec![activation; geometry.cols], &mut prepared);
+                let mut sums = [0; 15];
+                plan.listed_sums(&data, 0..3, &[5, 10, 15], &[0; 15], &prepared, &mut sums);
+                assert_eq!(sums, [weight * i32::from(activation) * 5120; 15], "{} {byte}", kernel.name);
+            }
+        }
+    }
+}
+
 /// A vector with few activations that are not 0, as `c2` is made for, and with none.
 #[test]
 #[cfg_attr(miri, ignore = "too slow")]

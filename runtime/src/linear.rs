@@ -209,6 +209,11 @@ impl Linear {
         self.plan.has_row_sums()
     }
 
+    /// Whether [`Linear::listed_products`] works.
+    pub(crate) fn lists_vectors(&self) -> bool {
+        self.plan.has_listed_sums() && matches!(self.scales, OwnedScales::Tensor(_))
+    }
+
     /// Whether columns whose activation is 0 are not read.
     pub(crate) fn skips_columns(&self, operation: Operation) -> bool {
         self.plan.kernel(operation).skips_columns
@@ -369,6 +374,33 @@ impl Linear {
             });
             out.resize(rows.len(), 0.0);
             self.plan.scale_rows(sums, scale, input.scales()[v], out);
+        });
+    }
+}
+
+impl Linear {
+    /// The results of neighbouring rows, each with those vectors of `input`, prepared for [`Operation::Gemm`], that are listed for
+    /// it: see [`MatrixPlan::listed_sums`]. `out` is overwritten.
+    ///
+    /// # Panics
+    /// Not [`Linear::lists_vectors`], or a vector or a row does not exist.
+    pub(crate) fn listed_products(
+        &self,
+        rows: Range<usize>,
+        ends: &[u32],
+        vectors: &[u32],
+        input: &PreparedInput,
+        out: &mut Vec<f32>,
+    ) {
+        assert!(input.operation() == Operation::Gemm, "vectors for a GEMM");
+        let OwnedScales::Tensor(scale) = self.scales else { unreachable!("such layouts have one scale") };
+        SUMS.with_borrow_mut(|sums| {
+            sums.resize(vectors.len(), 0);
+            input.with_lines(&self.plan, |lines| {
+                self.plan.listed_sums(&self.weights, rows, ends, vectors, lines, sums);
+            });
+            out.resize(vectors.len(), 0.0);
+            self.plan.scale_listed(sums, scale, vectors, input.scales(), out);
         });
     }
 }

@@ -20,6 +20,7 @@
 //!   ([`crate::format::MAX_COLS`]).
 
 pub(super) mod decode;
+mod listed;
 pub(super) mod strips;
 
 use crate::format::{Geometry, Layout};
@@ -28,6 +29,7 @@ use core::arch::asm;
 use core::arch::x86_64::*;
 use core::ops::Range;
 use decode::decode;
+pub(crate) use listed::run_listed;
 use strips::{Ahead, Blocking, Columns, Packed, Quad, STRIP, Strip, drive};
 
 const BLOCKING: Blocking = Blocking { vectors: 128, together: 4, quads: 2, panel: 320, few_panel: 224, starts: false };

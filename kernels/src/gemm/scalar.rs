@@ -1,7 +1,7 @@
 //! `gemm-*-scalar`: the chunk's products in portable Rust, and the definition of the others.
 
-use super::{Chunk, STRIDE, drive};
-use crate::format::Geometry;
+use super::{Chunk, Prepared, STRIDE, drive};
+use crate::format::{Geometry, i2s};
 use crate::line::Line;
 use core::ops::Range;
 
@@ -26,4 +26,31 @@ pub(crate) unsafe fn run(
             }
         },
     );
+}
+
+/// See [`crate::kernel::RunListedFn`].
+pub(crate) unsafe fn run_listed(
+    geometry: &Geometry,
+    data: &[u8],
+    rows: Range<usize>,
+    ends: &[u32],
+    vectors: &[u32],
+    prepared: &[Line],
+    out: &mut [i32],
+) {
+    let prepared = Prepared::new(geometry, prepared);
+    let row_bytes = geometry.cols / 4;
+    let mut start = 0;
+    for (row, end) in rows.zip(ends) {
+        let pairs = start..*end as usize;
+        start = pairs.end;
+        for (v, sum) in vectors[pairs.clone()].iter().zip(&mut out[pairs]) {
+            let activations = prepared.activations(*v as usize, 0);
+            *sum = -prepared.total(*v as usize, 0);
+            let blocks = data[row * row_bytes..][..row_bytes].chunks_exact(i2s::BLOCK / 4);
+            for (bytes, activations) in blocks.zip(activations.chunks_exact(i2s::BLOCK)) {
+                i2s::codes(bytes, |i, code| *sum += i32::from(code) * i32::from(activations[i]));
+            }
+        }
+    }
 }

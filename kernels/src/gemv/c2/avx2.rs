@@ -17,7 +17,7 @@
 //! * The lines of a column lie anywhere, so no hardware foresees them: they are asked for
 //!   [`AHEAD`] columns before they are used.
 
-use super::{COLUMNS_PER_WIDENING, listed};
+use super::{COLUMNS_PER_WIDENING, List, end, listed};
 use crate::format::Geometry;
 use crate::format::c2::{LINE, TILE_ROWS, tile_lines};
 use crate::gemv::{sums_at, vector};
@@ -49,6 +49,30 @@ fn widen(sums: &mut [i32; 8], narrow: __m128i) {
     let wide = _mm256_add_epi32(load(bytes), _mm256_cvtepi16_epi32(narrow));
     // SAFETY: the reference is to 32 writable bytes; the store needs no alignment.
     unsafe { _mm256_storeu_si256(bytes.as_mut_ptr().cast(), wide) }
+}
+
+/// The list that [`super::prepare`] makes; of 32 columns at a time only those are looked at that are listed.
+#[target_feature(enable = "avx2")]
+pub(crate) fn prepare(geometry: &Geometry, codes: &[i8], out: &mut [Line]) {
+    let mut list = List::new(geometry, out);
+    let (parts, rest) = codes.as_chunks::<32>();
+    let mut total = 0;
+    for (i, codes) in parts.iter().enumerate() {
+        let zeros = _mm256_cmpeq_epi8(load(bytemuck::cast_ref(codes)), _mm256_setzero_si256());
+        let mut which = !_mm256_movemask_epi8(zeros).cast_unsigned();
+        while which != 0 {
+            let c = which.trailing_zeros() as usize;
+            list.columns[list.n] = (32 * i + c) as u32;
+            list.activations[list.n] = codes[c];
+            total += i32::from(codes[c]);
+            list.n += 1;
+            which &= which - 1;
+        }
+    }
+    list.push(32 * parts.len(), rest);
+    total += rest.iter().map(|code| i32::from(*code)).sum::<i32>();
+    let n = list.n;
+    end(geometry, out, n, total);
 }
 
 /// See [`crate::kernel::RunFn`].
