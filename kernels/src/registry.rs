@@ -230,9 +230,8 @@ pub fn preferred_layout(isa: Isa, one_scale: bool) -> Layout {
 /// How many tokens of a prompt should go through the layers at once.
 ///
 /// Decoded weights are used more often the more there are, and activations stay in the caches the fewer there are. A Zen 5 with
-/// VNNI read 512 tokens of 2B-4T at 454 tokens/s with 64 at once and at 405 with all, with AVX2 at 197 and 206; on a Zen 3 64 to 512
-/// were within 5%. AMX, which
-/// multiplies faster than weights are decoded, was measured with 512.
+/// VNNI read 512 tokens of 2B-4T at 454 tokens/s with 64 at once and at 405 with all, with AVX2 at 197 and 206; with AVX2 on a Zen 3
+/// 64 to 512 were within 5%. AMX, which multiplies faster than weights are decoded, was measured with 512.
 #[must_use]
 pub fn prompt_chunk(isa: Isa) -> usize {
     if isa.supports(Level::Avx512Vnni) && !isa.supports(Level::Amx) { 64 } else { 512 }

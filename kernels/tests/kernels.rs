@@ -227,6 +227,26 @@ fn the_largest_products_of_listed_vectors_fit() {
     }
 }
 
+#[test]
+#[should_panic(expected = "vectors that there are")]
+fn a_listed_vector_that_does_not_exist_is_refused() {
+    let geometry = shape(Layout::I2S, 2, 128, None);
+    let scalar = tritone_kernels::registry::find("gemm-i2s-scalar").unwrap();
+    let plan = MatrixPlan::new(geometry, Isa::detect()).unwrap().with_kernel(scalar).unwrap();
+    let prepared = vec![Line::ZERO; plan.prepared_lines(Operation::Gemm)];
+    plan.listed_sums(&vec![0; geometry.data_len()], 0..2, &[1, 2], &[0, 1], &prepared, &mut [0; 2]);
+}
+
+#[test]
+#[should_panic(expected = "all vectors have a row")]
+fn lists_that_end_before_they_begin_are_refused() {
+    let geometry = shape(Layout::I2S, 2, 128, None);
+    let scalar = tritone_kernels::registry::find("gemm-i2s-scalar").unwrap();
+    let plan = MatrixPlan::new(geometry, Isa::detect()).unwrap().with_kernel(scalar).unwrap();
+    let prepared = vec![Line::ZERO; plan.prepared_lines(Operation::Gemm)];
+    plan.listed_sums(&vec![0; geometry.data_len()], 0..2, &[2, 1], &[0], &prepared, &mut [0]);
+}
+
 /// A vector with few activations that are not 0, as `c2` is made for, and with none.
 #[test]
 #[cfg_attr(miri, ignore = "too slow")]

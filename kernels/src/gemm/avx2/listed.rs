@@ -17,6 +17,7 @@ use super::{load, store};
 use crate::format::Geometry;
 use crate::format::i2s::BLOCK;
 use crate::gemm::Prepared;
+use crate::gemv::i2s::avx2::horizontal_sum;
 use crate::line::Line;
 use core::arch::x86_64::*;
 use core::ops::Range;
@@ -126,13 +127,4 @@ fn add<const N: usize>(codes: &[Codes], vectors: [&[[u8; BLOCK]]; N], sums: &mut
     for (sum, wide) in sums.iter_mut().zip(wide) {
         *sum += horizontal_sum(wide);
     }
-}
-
-#[inline]
-#[target_feature(enable = "avx2")]
-fn horizontal_sum(x: __m256i) -> i32 {
-    let x = _mm_add_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256::<1>(x));
-    let x = _mm_add_epi32(x, _mm_shuffle_epi32::<0b01_00_11_10>(x));
-    let x = _mm_add_epi32(x, _mm_shuffle_epi32::<0b10_11_00_01>(x));
-    _mm_cvtsi128_si32(x)
 }

@@ -38,9 +38,10 @@ fn load(bytes: &[u8; 32]) -> __m256i {
     unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
 }
 
+/// The sum of the lanes.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn horizontal_sum(x: __m256i) -> i32 {
+pub(crate) fn horizontal_sum(x: __m256i) -> i32 {
     let x = _mm_add_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256::<1>(x));
     let x = _mm_add_epi32(x, _mm_shuffle_epi32::<0b01_00_11_10>(x));
     let x = _mm_add_epi32(x, _mm_shuffle_epi32::<0b10_11_00_01>(x));
