@@ -208,12 +208,14 @@ fn rows_with_listed_vectors_are_rows_of_tiles() {
 #[test]
 #[cfg_attr(miri, ignore = "too slow")]
 fn the_largest_products_of_listed_vectors_fit() {
+    let mut seen = 0;
     for kernel in runnable_kernels() {
         let geometry = shape(kernel.layout, 3, 5120, None);
         let plan = MatrixPlan::new(geometry, Isa::detect()).unwrap().with_kernel(kernel).unwrap();
         if kernel.operation != Operation::Gemm || !plan.has_listed_sums() {
             continue;
         }
+        seen += 1;
         for (byte, weight) in [(0xaa, 1), (0xff, 2), (0x00, -1)] {
             for activation in [-128, 127i8] {
                 let data = vec![byte; geometry.data_len()];
@@ -225,26 +227,29 @@ fn the_largest_products_of_listed_vectors_fit() {
             }
         }
     }
+    assert!(seen > 0, "the scalar kernel of i2s has them");
+}
+
+/// Two rows of a scalar kernel with one vector, and these lists.
+fn scalar_lists(ends: [u32; 2], vectors: &[u32]) {
+    let geometry = shape(Layout::I2S, 2, 128, None);
+    let scalar = tritone_kernels::registry::find("gemm-i2s-scalar").unwrap();
+    let plan = MatrixPlan::new(geometry, Isa::detect()).unwrap().with_kernel(scalar).unwrap();
+    let prepared = vec![Line::ZERO; plan.prepared_lines(Operation::Gemm)];
+    let mut sums = vec![0; vectors.len()];
+    plan.listed_sums(&vec![0; geometry.data_len()], 0..2, &ends, vectors, &prepared, &mut sums);
 }
 
 #[test]
 #[should_panic(expected = "vectors that there are")]
 fn a_listed_vector_that_does_not_exist_is_refused() {
-    let geometry = shape(Layout::I2S, 2, 128, None);
-    let scalar = tritone_kernels::registry::find("gemm-i2s-scalar").unwrap();
-    let plan = MatrixPlan::new(geometry, Isa::detect()).unwrap().with_kernel(scalar).unwrap();
-    let prepared = vec![Line::ZERO; plan.prepared_lines(Operation::Gemm)];
-    plan.listed_sums(&vec![0; geometry.data_len()], 0..2, &[1, 2], &[0, 1], &prepared, &mut [0; 2]);
+    scalar_lists([1, 2], &[0, 1]);
 }
 
 #[test]
 #[should_panic(expected = "all vectors have a row")]
 fn lists_that_end_before_they_begin_are_refused() {
-    let geometry = shape(Layout::I2S, 2, 128, None);
-    let scalar = tritone_kernels::registry::find("gemm-i2s-scalar").unwrap();
-    let plan = MatrixPlan::new(geometry, Isa::detect()).unwrap().with_kernel(scalar).unwrap();
-    let prepared = vec![Line::ZERO; plan.prepared_lines(Operation::Gemm)];
-    plan.listed_sums(&vec![0; geometry.data_len()], 0..2, &[2, 1], &[0], &prepared, &mut [0]);
+    scalar_lists([2, 1], &[0]);
 }
 
 /// A vector with few activations that are not 0, as `c2` is made for, and with none.

@@ -155,6 +155,24 @@ impl<'a> Prepared<'a> {
     }
 }
 
+/// Each row with its vectors and their sums, as [`crate::kernel::RunListedFn`] has them.
+#[inline(always)]
+fn listed<'a>(
+    rows: Range<usize>,
+    ends: &'a [u32],
+    vectors: &'a [u32],
+    sums: &'a mut [i32],
+) -> impl Iterator<Item = (usize, &'a [u32], &'a mut [i32])> {
+    let (mut start, mut later) = (0, sums);
+    rows.zip(ends).map(move |(row, end)| {
+        let vectors = &vectors[start..*end as usize];
+        start = *end as usize;
+        let (sums, others) = core::mem::take(&mut later).split_at_mut(vectors.len());
+        later = others;
+        (row, vectors, sums)
+    })
+}
+
 /// The loop of the instruction sets that take a tile's chunk of decoded rows at a time.
 /// `dot(codes of the tile's rows, activations, sums)` adds each row's product, codes counting as
 /// they are, to `sums`.

@@ -1,6 +1,6 @@
 //! `gemm-*-scalar`: the chunk's products in portable Rust, and the definition of the others.
 
-use super::{Chunk, Prepared, STRIDE, drive};
+use super::{Chunk, Prepared, STRIDE, drive, listed};
 use crate::format::{Geometry, i2s};
 use crate::line::Line;
 use core::ops::Range;
@@ -40,11 +40,8 @@ pub(crate) unsafe fn run_listed(
 ) {
     let prepared = Prepared::new(geometry, prepared);
     let row_bytes = geometry.cols / 4;
-    let mut start = 0;
-    for (row, end) in rows.zip(ends) {
-        let pairs = start..*end as usize;
-        start = pairs.end;
-        for (v, sum) in vectors[pairs.clone()].iter().zip(&mut out[pairs]) {
+    for (row, vectors, sums) in listed(rows, ends, vectors, out) {
+        for (v, sum) in vectors.iter().zip(sums) {
             let activations = prepared.activations(*v as usize, 0);
             *sum = -prepared.total(*v as usize, 0);
             let blocks = data[row * row_bytes..][..row_bytes].chunks_exact(i2s::BLOCK / 4);

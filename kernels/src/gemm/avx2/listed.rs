@@ -16,7 +16,7 @@
 use super::{load, store};
 use crate::format::Geometry;
 use crate::format::i2s::BLOCK;
-use crate::gemm::Prepared;
+use crate::gemm::{Prepared, listed};
 use crate::gemv::i2s::avx2::horizontal_sum;
 use crate::line::Line;
 use core::arch::x86_64::*;
@@ -48,11 +48,7 @@ pub(crate) fn run_listed(
     let prepared = Prepared::new(geometry, prepared);
     let row_bytes = geometry.cols / 4;
     let mut part = Part([[[0; 32]; BLOCK / 32]; PART]);
-    let mut start = 0;
-    for (row, end) in rows.zip(ends) {
-        let pairs = start..*end as usize;
-        start = pairs.end;
-        let (vectors, sums) = (&vectors[pairs.clone()], &mut out[pairs]);
+    for (row, vectors, sums) in listed(rows, ends, vectors, out) {
         if vectors.is_empty() {
             continue;
         }
