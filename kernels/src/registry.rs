@@ -114,7 +114,7 @@ static KERNELS: &[Kernel] = &[
     #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
     gemv!("gemv-i2s-avx512", I2S, MultiplyAdd, Avx512, i2s::avx512),
     #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
-    gemv!("gemv-i2s-avx2", I2S, MultiplyAdd, Avx2, i2s::avx2, prepare: i2s::scalar),
+    gemv!("gemv-i2s-avx2", I2S, MultiplyAdd, Avx2, i2s::avx2, prepare: i2s::scalar, gemm_from: 3),
     #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
     gemv!("gemv-i2s-neon-dotprod", I2S, MultiplyAdd, NeonDotprod, i2s::neon_dotprod, prepare: i2s::scalar),
     #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]

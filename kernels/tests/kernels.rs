@@ -111,7 +111,7 @@ fn every_length_around_the_edges() {
 #[test]
 #[cfg_attr(miri, ignore = "too slow")]
 fn every_number_of_vectors() {
-    for n_vectors in (1..=17).chain([131]).step_by(AMOUNT.step) {
+    for n_vectors in (1..=17).chain([54, 131]).step_by(AMOUNT.step) {
         for (cols, block) in [(1100, None), (384, Some(64)), (390, Some(130))] {
             check_all(120, cols, block, n_vectors, n_vectors as u64);
         }
@@ -123,6 +123,8 @@ fn every_number_of_vectors() {
 #[cfg_attr(miri, ignore = "too slow")]
 fn many_vectors_and_long_rows() {
     check_all(34, 5120, None, 260_usize.div_ceil(AMOUNT.step), 5);
+    // A number that kernels for few vectors take, in parts of these rows that are not of one length.
+    check_all(34, 6912, None, 9, 6);
 }
 
 /// Single rows, in any order and more than once, have the sums that whole tiles give them.

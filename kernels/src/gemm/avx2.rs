@@ -1,4 +1,5 @@
-//! `gemm-*-avx2`: `vpmaddubsw` with rows as lanes; what it multiplies is decoded by [`strips`].
+//! `gemm-*-avx2`: `vpmaddubsw` with rows as lanes; what it multiplies is decoded by [`strips`]. I2_S with few vectors has columns
+//! as lanes ([`few`]).
 //!
 //! ```text
 //! for octets 0 and 1, then 2 and 3, each four vectors, each run of quads:
@@ -20,6 +21,7 @@
 //!   ([`crate::format::MAX_COLS`]).
 
 pub(super) mod decode;
+mod few;
 mod listed;
 pub(super) mod strips;
 
@@ -58,6 +60,9 @@ pub(crate) fn run(
     n_vectors: usize,
     out: &mut [i32],
 ) {
+    if geometry.layout == Layout::I2S && n_vectors <= few::MOST {
+        return few::run(geometry, data, tiles, prepared, n_vectors, out);
+    }
     let most = run_pairs(geometry.layout);
     let decode = |packed: &Packed, units, ahead: Ahead, codes: &mut _| decode(packed, units, ahead, codes);
     let multiply = |strip: &mut Strip, vectors| multiply(strip, vectors, most);
