@@ -44,7 +44,7 @@ const LISTED_TOKENS: usize = 128;
 
 /// From so many tokens on rows list those that want them, where up's kernel takes lists. With AVX2 on a Zen 3 and 15% of the gates
 /// positive gate and up took a sixth longer like that with 4 and 8 tokens, as long with 16, and a sixth less with 512.
-const LISTED_FROM: usize = 24;
+const LISTED_FROM: usize = 12;
 
 /// Which tokens want which rows of up.
 #[derive(Default)]

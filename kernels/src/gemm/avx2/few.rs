@@ -33,7 +33,7 @@ pub(super) const MOST: usize = 48;
 const BLOCKS_PER_WIDENING: usize = 10;
 
 /// Vectors that are multiplied together.
-const TOGETHER: usize = 8;
+pub(super) const TOGETHER: usize = 8;
 
 /// Vectors that meet a tile before the next tile comes: the parts of 64 are 160 KiB.
 const GROUP: usize = 64;
@@ -42,7 +42,7 @@ const GROUP: usize = 64;
 const PART: usize = 20;
 
 /// How many bytes ahead packed rows are asked for where they come in the order of addresses.
-const AHEAD: usize = 2048;
+pub(super) const AHEAD: usize = 2048;
 
 /// See [`crate::kernel::RunFn`].
 #[target_feature(enable = "avx2")]
@@ -90,7 +90,7 @@ pub(super) fn run(
 }
 
 /// Parts of a range, each `most` long at most, as even as whole numbers allow.
-fn even(range: Range<usize>, most: usize) -> impl Iterator<Item = Range<usize>> + Clone {
+pub(super) fn even(range: Range<usize>, most: usize) -> impl Iterator<Item = Range<usize>> + Clone {
     let n = range.len().div_ceil(most).max(1);
     let len = range.len().div_ceil(n).max(1);
     range.clone().step_by(len).map(move |start| start..(start + len).min(range.end))
@@ -116,8 +116,7 @@ impl Tile<'_> {
     fn add<const N: usize>(&self, prepared: &Prepared, first: usize, out: &mut [i32]) {
         let mut vectors: [&[[u8; BLOCK]]; N] = [&[]; N];
         for (i, vector) in vectors.iter_mut().enumerate() {
-            let activations: &[u8] = bytemuck::cast_slice(prepared.activations(first + i, 0));
-            *vector = &activations.as_chunks().0[self.part.clone()];
+            *vector = &blocks(prepared, first + i)[self.part.clone()];
         }
         for (r, row) in self.data.chunks_exact(self.row_bytes).enumerate() {
             let sums = row_sums(&row.as_chunks().0[self.part.clone()], vectors, self.ahead);
@@ -128,10 +127,20 @@ impl Tile<'_> {
     }
 }
 
+/// A vector's activations.
+#[inline(always)]
+pub(super) fn blocks<'a>(prepared: &Prepared<'a>, v: usize) -> &'a [[u8; BLOCK]] {
+    bytemuck::cast_slice::<i8, u8>(prepared.activations(v, 0)).as_chunks().0
+}
+
 /// Sums of a part of a row with that of `N` vectors, code times activation; behind them are zeros.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn row_sums<const N: usize>(packed: &[[u8; 32]], vectors: [&[[u8; BLOCK]]; N], ahead: usize) -> [i32; TOGETHER] {
+pub(super) fn row_sums<const N: usize>(
+    packed: &[[u8; 32]],
+    vectors: [&[[u8; BLOCK]]; N],
+    ahead: usize,
+) -> [i32; TOGETHER] {
     let (ones, three) = (_mm256_set1_epi16(1), _mm256_set1_epi8(3));
     let mut wide = [_mm256_setzero_si256(); TOGETHER];
     for (run, packed) in packed.chunks(BLOCKS_PER_WIDENING).enumerate() {
