@@ -88,8 +88,8 @@ macro_rules! skip_columns {
     (@prepare $preparer:ident) => { gemv::c2::$preparer::prepare };
 }
 
-/// AVX2's GEMM has 0.9, 1.2 and 0.9 times the rate of its GEMV for 3 vectors (t3, t5, i2s), 1.1, 1.7 and 1.1 times
-/// for 4.
+/// AVX2's GEMM has 0.9 and 1.2 times the rate of its GEMV for 3 vectors (t3, t5), 1.1 and 1.7 times for 4; with I2_S 0.9 to
+/// 1.1 times for 2 and 1.3 times for 3.
 const GEMM_FROM: usize = 4;
 
 static KERNELS: &[Kernel] = &[
@@ -256,15 +256,22 @@ const fn gemm_cost(isa: Isa) -> (f64, f64) {
     }
 }
 
+/// From so many vectors on rows should list those that want them, where a kernel takes lists. With AVX2 on a Zen 3 and 15% of the gates
+/// positive gate and up took a tenth longer like that with 4 and 6 tokens, as long with 8, a tenth less with 12 and 16, and a sixth
+/// less with 512.
+pub const LISTED_FROM: usize = 12;
+
 /// The share of I2_S's pairs of a row and one of several vectors below which it is faster to multiply only these pairs, rows of
 /// their own for each of `n_vectors` vectors, than all of them with what `operation` has on `isa`.
 ///
 /// With AVX-512 VNNI from steps of 2 to 8 vectors on a Zen 5 (GEMV) and the rates of 6912 x 2560 in `benches/README.md`, a vector
-/// alone against one of 512 (GEMM), a Zen 5 and an Emerald Rapids with AMX; below that as [`skipping_columns_pays_below`].
-/// [`crate::matrix::MatrixPlan::listed_sums`] with AVX2 on a Zen 3 would pay below 0.47 of 512 vectors, which is close to that.
+/// alone against one of 512 (GEMM), a Zen 5 and an Emerald Rapids with AMX. With AVX2 from steps of 2 to 512 vectors on a Zen 3
+/// with 15% and 50% of the gates positive, lists of vectors ([`crate::matrix::MatrixPlan::listed_sums`]) from [`LISTED_FROM`] on. Else
+/// as [`skipping_columns_pays_below`].
 #[must_use]
 pub fn skipping_rows_pays_below(isa: Isa, operation: Operation, n_vectors: usize) -> f64 {
     let shared_work = isa.supports(Level::Avx512Vnni);
+    let with_avx2 = isa.supports(Level::Avx2) && !isa.supports(Level::AvxVnni) && !shared_work;
     match operation {
         // Two to four vectors leave memory little time to bring rows that lie apart, and four share all work; what is above
         // four shares less of it until eight do.
@@ -273,6 +280,9 @@ pub fn skipping_rows_pays_below(isa: Isa, operation: Operation, n_vectors: usize
             4 => 0.12,
             _ => 0.45,
         },
+        Operation::Gemv if with_avx2 => 0.4,
+        Operation::Gemm if with_avx2 && n_vectors < LISTED_FROM => 0.32,
+        Operation::Gemm if with_avx2 => 0.55,
         // Several vectors share little of the work.
         Operation::Gemv => 0.9,
         Operation::Gemm => {

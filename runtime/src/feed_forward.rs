@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tritone_kernels::float::FloatKernels;
 use tritone_kernels::kernel::Operation;
+use tritone_kernels::registry;
 
 /// Rows of gate and up that one work item multiplies with many tokens: few, so that what it makes stays in the second
 /// cache.
@@ -41,10 +42,6 @@ thread_local! {
 
 /// Tokens whose vectors of up's input the second cache holds: for so many at a time rows list which they want.
 const LISTED_TOKENS: usize = 128;
-
-/// From so many tokens on rows list those that want them, where up's kernel takes lists. With AVX2 on a Zen 3 and 15% of the gates
-/// positive gate and up took a sixth longer like that with 4 and 8 tokens, as long with 16, and a sixth less with 512.
-const LISTED_FROM: usize = 12;
 
 /// Which tokens want which rows of up.
 #[derive(Default)]
@@ -127,7 +124,7 @@ impl<O: Observer> Forward<'_, O> {
         let (n, rows) = (x.n_tokens(), gate.rows());
         let (mut inputs, [gate_input, up_input]) = self.prepare_all([gate, up], x, norm);
         let pays_below = if n == 1 { 1.0 } else { up.skipping_rows_pays_below(inputs[up_input].operation(), n) };
-        let lists = n >= LISTED_FROM && inputs[up_input].operation() == Operation::Gemm && up.lists_vectors();
+        let lists = n >= registry::LISTED_FROM && inputs[up_input].operation() == Operation::Gemm && up.lists_vectors();
         // What rows are multiplied with one by one has another form than what a GEMM takes, so it is made only if it
         // seems that it will be used.
         let mut alone = up_input;
