@@ -12,8 +12,7 @@
 //!   strips are unpacked, transposed, stored and loaded again, which pays where many vectors follow. 33 loads serve 32
 //!   multiplications.
 //! * Lanes are columns, so sums are added up across registers, those of eight vectors together, once for each part of a row.
-//! * A part of eight vectors stays in the first cache while the rows of a tile pass by, the parts of [`GROUP`] vectors in the
-//!   second.
+//! * A part of eight vectors stays in the first cache while the rows of a tile pass by, that of all vectors in the second.
 //! * Bound: a pair of products is at most 2 * 3 * 128 = 768 in magnitude (code 3 included), four of them, which a block adds to a
 //!   lane, 3072, and ten blocks 30,720, which fits 16 bits. Sums of whole rows fit 32 bits ([`crate::format::MAX_COLS`]).
 
@@ -34,9 +33,6 @@ const BLOCKS_PER_WIDENING: usize = 10;
 
 /// Vectors that are multiplied together.
 pub(super) const TOGETHER: usize = 8;
-
-/// Vectors that meet a tile before the next tile comes: the parts of 64 are 160 KiB.
-const GROUP: usize = 64;
 
 /// Blocks of a part: 20 KiB of eight vectors.
 const PART: usize = 20;
@@ -65,23 +61,20 @@ pub(super) fn run(
     }
     let parts = even(0..row_bytes / 32, PART);
     let ahead = if parts.clone().count() == 1 { AHEAD } else { tile_rows * row_bytes };
-    for group in even(0..n_vectors, GROUP) {
-        for (t, data) in data[rows.start * row_bytes..rows.end * row_bytes].chunks(tile_rows * row_bytes).enumerate() {
-            for part in parts.clone() {
-                for few in even(group.clone(), TOGETHER) {
-                    // Who meets the rows first waits for memory; the others ask for what they have.
-                    let ahead = if few.start == 0 { ahead } else { 0 };
-                    let tile = Tile { data, row_bytes, part: part.clone(), ahead, n_slots };
-                    let out = &mut out[few.start * n_slots + t * tile_rows..];
-                    match few.len() {
-                        1 => tile.add::<1>(&prepared, few.start, out),
-                        2 => tile.add::<2>(&prepared, few.start, out),
-                        3 => tile.add::<3>(&prepared, few.start, out),
-                        4 => tile.add::<4>(&prepared, few.start, out),
-                        5 => tile.add::<5>(&prepared, few.start, out),
-                        6 => tile.add::<6>(&prepared, few.start, out),
-                        7 => tile.add::<7>(&prepared, few.start, out),
-                        _ => tile.add::<TOGETHER>(&prepared, few.start, out),
+    let data = &data[rows.start * row_bytes..rows.end * row_bytes];
+    for (t, tile) in data.chunks(tile_rows * row_bytes).enumerate() {
+        for part in parts.clone() {
+            for few in even(0..n_vectors, TOGETHER) {
+                let mut vectors = [Blocks::default(); TOGETHER];
+                for (vector, v) in vectors.iter_mut().zip(few.clone()) {
+                    *vector = &blocks(&prepared, v)[part.clone()];
+                }
+                // Who meets the rows first waits for memory; the others ask for what they have.
+                let ahead = if few.start == 0 { ahead } else { 0 };
+                for (r, row) in tile.chunks_exact(row_bytes).enumerate() {
+                    let sums = row_sums(&row.as_chunks().0[part.clone()], &vectors[..few.len()], ahead);
+                    for (v, sum) in few.clone().zip(sums) {
+                        out[v * n_slots + t * tile_rows + r] += sum;
                     }
                 }
             }
@@ -96,55 +89,42 @@ pub(super) fn even(range: Range<usize>, most: usize) -> impl Iterator<Item = Ran
     range.clone().step_by(len).map(move |start| start..(start + len).min(range.end))
 }
 
-/// A part of the columns of neighbouring rows.
-struct Tile<'a> {
-    /// The whole rows.
-    data: &'a [u8],
-    row_bytes: usize,
-    /// Blocks.
-    part: Range<usize>,
-    /// How many bytes further what should come to the cache is.
-    ahead: usize,
-    /// How far the sums of neighbouring vectors are apart.
-    n_slots: usize,
-}
+/// A vector's activations, or a part of them.
+pub(super) type Blocks<'a> = &'a [[u8; BLOCK]];
 
-impl Tile<'_> {
-    /// Adds the products with `N` vectors, the `first` of all and those after it; its sums begin where `out` does.
-    #[inline]
-    #[target_feature(enable = "avx2")]
-    fn add<const N: usize>(&self, prepared: &Prepared, first: usize, out: &mut [i32]) {
-        let mut vectors: [&[[u8; BLOCK]]; N] = [&[]; N];
-        for (i, vector) in vectors.iter_mut().enumerate() {
-            *vector = &blocks(prepared, first + i)[self.part.clone()];
-        }
-        for (r, row) in self.data.chunks_exact(self.row_bytes).enumerate() {
-            let sums = row_sums(&row.as_chunks().0[self.part.clone()], vectors, self.ahead);
-            for (i, sum) in sums.iter().take(N).enumerate() {
-                out[i * self.n_slots + r] += sum;
-            }
-        }
-    }
-}
-
-/// A vector's activations.
+/// All of vector `v`.
 #[inline(always)]
-pub(super) fn blocks<'a>(prepared: &Prepared<'a>, v: usize) -> &'a [[u8; BLOCK]] {
+pub(super) fn blocks<'a>(prepared: &Prepared<'a>, v: usize) -> Blocks<'a> {
     bytemuck::cast_slice::<i8, u8>(prepared.activations(v, 0)).as_chunks().0
 }
 
-/// Sums of a part of a row with that of `N` vectors, code times activation; behind them are zeros.
+/// Sums of a part of a row with that of up to eight vectors, code times activation; behind them are zeros. Asks for what is `ahead`
+/// bytes further.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(super) fn row_sums<const N: usize>(
-    packed: &[[u8; 32]],
-    vectors: [&[[u8; BLOCK]]; N],
-    ahead: usize,
-) -> [i32; TOGETHER] {
+pub(super) fn row_sums(packed: &[[u8; 32]], vectors: &[Blocks], ahead: usize) -> [i32; TOGETHER] {
+    match *vectors {
+        [] => [0; TOGETHER],
+        [a] => sums_of(packed, [a], ahead),
+        [a, b] => sums_of(packed, [a, b], ahead),
+        [a, b, c] => sums_of(packed, [a, b, c], ahead),
+        [a, b, c, d] => sums_of(packed, [a, b, c, d], ahead),
+        [a, b, c, d, e] => sums_of(packed, [a, b, c, d, e], ahead),
+        [a, b, c, d, e, f] => sums_of(packed, [a, b, c, d, e, f], ahead),
+        [a, b, c, d, e, f, g] => sums_of(packed, [a, b, c, d, e, f, g], ahead),
+        [a, b, c, d, e, f, g, h] => sums_of(packed, [a, b, c, d, e, f, g, h], ahead),
+        _ => unreachable!("eight at a time"),
+    }
+}
+
+/// The same with exactly `N` vectors.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn sums_of<const N: usize>(packed: &[[u8; 32]], vectors: [Blocks; N], ahead: usize) -> [i32; TOGETHER] {
     let (ones, three) = (_mm256_set1_epi16(1), _mm256_set1_epi8(3));
     let mut wide = [_mm256_setzero_si256(); TOGETHER];
     for (run, packed) in packed.chunks(BLOCKS_PER_WIDENING).enumerate() {
-        let mut activations: [&[[u8; BLOCK]]; N] = [&[]; N];
+        let mut activations = [Blocks::default(); N];
         for (activations, vector) in activations.iter_mut().zip(vectors) {
             // All of one known length, so that the loop needs no bounds checks.
             *activations = &vector[run * BLOCKS_PER_WIDENING..][..packed.len()];
