@@ -61,11 +61,15 @@ const MAX_COLS: usize = 384;
 const MAX_DATA: usize = 24 << 10;
 /// Vectors multiplied together.
 const N_VECTORS: usize = 3;
+/// So many that GEMMs of I2_S that take few another way (`few` of AVX2) do not take them so.
+const MANY_VECTORS: usize = 51;
+#[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
+const _: () = assert!(MANY_VECTORS > crate::gemm::avx2::MOST_FEW);
 /// Lines of a prepared vector: four for each group of five columns are the most, and three blocks
 /// of 128 columns have 26 groups each.
 const MAX_LINES: usize = 4 * 3 * t5::groups(128);
-/// Sums of a matrix here: vectors, padded rows, blocks.
-const MAX_SUMS: usize = N_VECTORS * 128 * 6;
+/// Sums of a matrix here: vectors, padded rows, blocks. Those of [`N_VECTORS`] with 128 rows and six blocks are fewer.
+const MAX_SUMS: usize = MANY_VECTORS * MAX_ROWS.next_multiple_of(16);
 
 /// Most rows.
 const MAX_ROWS: usize = 70;
@@ -99,7 +103,12 @@ fn agrees(kernel: &'static Kernel, isa: Isa) -> bool {
                 t5::negatives(&geometry, body, trailer);
             }
         }
-        let random_agrees = matrix_agrees(kernel, isa, geometry, data, &codes);
+        let many = kernel.operation == Operation::Gemm && kernel.layout == Layout::I2S;
+        let all_agree = |data: &[u8]| {
+            matrix_agrees(kernel, isa, geometry, data, &codes, N_VECTORS)
+                && (!many || matrix_agrees(kernel, isa, geometry, data, &codes, MANY_VECTORS))
+        };
+        let random_agrees = all_agree(data);
         // All weights +1 times all activations 127: what is too narrow anywhere overflows.
         let body = geometry.trailer_offset();
         match kernel.layout {
@@ -110,17 +119,19 @@ fn agrees(kernel: &'static Kernel, isa: Isa) -> bool {
                 data[body..].fill(0);
             }
         }
-        random_agrees && matrix_agrees(kernel, isa, geometry, data, &codes)
+        random_agrees && all_agree(data)
     })
 }
 
-/// Whether a kernel gives the sums by the definition for one packed matrix, in rows that exist.
+/// Whether a kernel gives the sums by the definition for one packed matrix, in rows that exist. Vectors come again from the first on
+/// until there are `n_vectors`.
 fn matrix_agrees(
     kernel: &'static Kernel,
     isa: Isa,
     geometry: Geometry,
     data: &[u8],
     codes: &[[i8; MAX_COLS]; N_VECTORS],
+    n_vectors: usize,
 ) -> bool {
     let Ok(plan) = MatrixPlan::new(geometry, isa).and_then(|plan| plan.with_kernel(kernel)) else {
         return false;
@@ -128,14 +139,14 @@ fn matrix_agrees(
     let lines = plan.prepared_lines(kernel.operation);
     // What a kernel leaves unwritten shows.
     let mut prepared = [Line([0xa5; 64]); MAX_LINES * N_VECTORS];
-    let prepared = &mut prepared[..lines * N_VECTORS];
-    for (codes, out) in codes.iter().zip(prepared.chunks_exact_mut(lines)) {
+    let prepared = &mut prepared[..lines * n_vectors];
+    for (codes, out) in codes.iter().cycle().zip(prepared.chunks_exact_mut(lines)) {
         plan.prepare(kernel.operation, &codes[..geometry.cols], out);
     }
     let (n_tiles, n_blocks, tile_rows) = (geometry.n_tiles(), geometry.n_blocks(), geometry.tile_rows());
     let mut sums = [0x5a5a_5a5a; MAX_SUMS];
-    let sums = &mut sums[..plan.n_sums(n_tiles, N_VECTORS)];
-    plan.sums(kernel.operation, data, 0..n_tiles, prepared, N_VECTORS, sums);
+    let sums = &mut sums[..plan.n_sums(n_tiles, n_vectors)];
+    plan.sums(kernel.operation, data, 0..n_tiles, prepared, n_vectors, sums);
 
     // Single rows, the last one first, are those of the tiles.
     if kernel.operation == Operation::Gemv && plan.has_row_sums() {
@@ -167,7 +178,7 @@ fn matrix_agrees(
     let row = &mut row[..geometry.cols];
     (0..geometry.rows).all(|r| {
         geometry.unpack_row(data, r, row);
-        codes.iter().enumerate().all(|(v, codes)| {
+        codes.iter().cycle().take(n_vectors).enumerate().all(|(v, codes)| {
             row.chunks_exact(geometry.block).zip(codes.chunks_exact(geometry.block)).enumerate().all(
                 |(b, (weights, codes))| {
                     let products = weights.iter().zip(codes).map(|(w, a)| i32::from(*w) * i32::from(*a));

@@ -111,7 +111,7 @@ fn every_length_around_the_edges() {
 #[test]
 #[cfg_attr(miri, ignore = "too slow")]
 fn every_number_of_vectors() {
-    for n_vectors in (1..=17).chain([54, 131]).step_by(AMOUNT.step) {
+    for n_vectors in (1..=17).chain([49, 54, 131]).step_by(AMOUNT.step) {
         for (cols, block) in [(1100, None), (384, Some(64)), (390, Some(130))] {
             check_all(120, cols, block, n_vectors, n_vectors as u64);
         }
@@ -343,6 +343,28 @@ fn extremes_do_not_saturate() {
             check_kernel(kernel, Isa::detect(), &geometry, &data, 0..geometry.n_tiles(), &vectors);
         }
     }
+}
+
+/// The same for more vectors than kernels for few of them take.
+#[test]
+#[cfg_attr(miri, ignore = "too slow")]
+fn extremes_of_many_vectors_do_not_saturate() {
+    let cols = 2560;
+    let mut seen = 0;
+    for kernel in runnable_kernels() {
+        if kernel.operation != Operation::Gemm || kernel.layout != Layout::I2S {
+            continue;
+        }
+        seen += 1;
+        let geometry = shape(kernel.layout, 33, cols, None);
+        for byte in [0xffu8, 0xaa, 0x00] {
+            let data = vec![byte; geometry.data_len()];
+            // 53 leaves one vector over where four are taken together.
+            let vectors: Vec<_> = (0..53).map(|v| vec![if v % 2 == 0 { 127 } else { -128 }; cols]).collect();
+            check_kernel(kernel, Isa::detect(), &geometry, &data, 0..geometry.n_tiles(), &vectors);
+        }
+    }
+    assert!(seen > 0, "the scalar kernel runs anywhere");
 }
 
 /// Mapped weights start anywhere.

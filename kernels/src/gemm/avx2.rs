@@ -31,6 +31,7 @@ use core::arch::asm;
 use core::arch::x86_64::*;
 use core::ops::Range;
 use decode::decode;
+pub(crate) use few::MOST as MOST_FEW;
 pub(crate) use listed::run_listed;
 use strips::{Ahead, Blocking, Columns, Packed, Quad, STRIP, Strip, drive};
 
@@ -60,7 +61,7 @@ pub(crate) fn run(
     n_vectors: usize,
     out: &mut [i32],
 ) {
-    if geometry.layout == Layout::I2S && n_vectors <= few::MOST {
+    if geometry.layout == Layout::I2S && n_vectors <= MOST_FEW {
         return few::run(geometry, data, tiles, prepared, n_vectors, out);
     }
     let most = run_pairs(geometry.layout);

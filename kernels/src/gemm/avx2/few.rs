@@ -20,16 +20,14 @@ use super::load;
 use crate::format::Geometry;
 use crate::format::i2s::BLOCK;
 use crate::gemm::Prepared;
+use crate::gemv::i2s::avx2::BLOCKS_PER_WIDENING;
 use crate::line::Line;
 use core::arch::x86_64::*;
 use core::ops::Range;
 
 /// Vectors up to which this is faster than strips. One core of a Zen 3, 2560 x 2560: 8 vectors take two thirds of the time, 32 a
 /// seventh less, 64 as long, and of 6912 columns a tenth more.
-pub(super) const MOST: usize = 48;
-
-/// Blocks whose sums fit 16 bits.
-const BLOCKS_PER_WIDENING: usize = 10;
+pub(crate) const MOST: usize = 48;
 
 /// Vectors that are multiplied together.
 pub(super) const TOGETHER: usize = 8;

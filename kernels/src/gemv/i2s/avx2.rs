@@ -26,7 +26,7 @@ use core::arch::x86_64::*;
 use core::ops::Range;
 
 /// Blocks whose sums fit 16 bits.
-const BLOCKS_PER_WIDENING: usize = 10;
+pub(crate) const BLOCKS_PER_WIDENING: usize = 10;
 
 /// Rows that share the loads of the activations.
 const TOGETHER: usize = 4;
@@ -41,7 +41,7 @@ fn load(bytes: &[u8; 32]) -> __m256i {
 /// The sum of the lanes.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(crate) fn horizontal_sum(x: __m256i) -> i32 {
+fn horizontal_sum(x: __m256i) -> i32 {
     let x = _mm_add_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256::<1>(x));
     let x = _mm_add_epi32(x, _mm_shuffle_epi32::<0b01_00_11_10>(x));
     let x = _mm_add_epi32(x, _mm_shuffle_epi32::<0b10_11_00_01>(x));
