@@ -24,7 +24,7 @@ from tritone_server import Server, command  # noqa: E402
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tritone", default=command("release"), help="the command")
-    parser.add_argument("--model", help="a model file; the embedded one where none is given")
+    parser.add_argument("--model", required=True, help="a model file, with a context of more than --long tokens")
     parser.add_argument("--streams", type=int, default=8, help="how many there are at once")
     parser.add_argument("-n", type=int, default=64, help="tokens of each stream")
     parser.add_argument("-r", type=int, default=5, help="rounds")
@@ -153,8 +153,7 @@ def tables(found, options):
 
 def main():
     options = arguments()
-    given = ["--parallel", options.streams, *options.options]
-    given += ["--model", options.model] if options.model else []
+    given = ["--parallel", options.streams, "--model", options.model, *options.options]
     with Server(*given, program=options.tritone) as server:
         found = asyncio.run(measure(server, options))
     if options.json:

@@ -22,6 +22,7 @@ fn shared(model: &str) -> Option<PathBuf> {
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared"), PathBuf::from);
     let path = root.join("vectors/embedding").join(model);
     if !path.exists() {
+        assert!(std::env::var_os("TRITONE_SHARED").is_none(), "{} is not there", path.display());
         println!("skipped: {} is not there", path.display());
         return None;
     }

@@ -14,6 +14,7 @@ fn vocabulary() -> Option<Tokenizer> {
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared"), PathBuf::from);
     let path = root.join("vectors/tokenizer/ggml-vocab-llama-bpe.gguf");
     if !path.exists() {
+        assert!(std::env::var_os("TRITONE_SHARED").is_none(), "{} is not there", path.display());
         println!("skipped: {} is not there", path.display());
         return None;
     }
