@@ -4,6 +4,10 @@ use crate::checkpoint::{Checkpoint, Value};
 use crate::error::{Error, Place, Result, shown};
 use std::fmt;
 
+mod rope_scaling;
+
+pub use rope_scaling::{RopeScaling, Yarn};
+
 /// The architectures that run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -194,8 +198,8 @@ pub struct Config {
     pub rope_dim: usize,
     /// Base of the rotary frequencies.
     pub rope_theta: f32,
-    /// Positions are divided by this before they are rotated (linear RoPE scaling; 1 otherwise).
-    pub rope_scale: f32,
+    /// What stretches the rotary frequencies.
+    pub rope_scaling: RopeScaling,
     /// Which elements are rotated together.
     pub rope_style: RopeStyle,
     /// The sliding window of most layers, if there is one.
@@ -277,27 +281,14 @@ impl Config {
             ));
         }
 
-        let float = |suffix: &str, default: f32| -> Result<f32> {
-            let key = key(suffix);
-            let value = checkpoint.find::<f32>(&key)?.unwrap_or(default);
-            if !value.is_finite() || value <= 0.0 {
-                return Err(invalid(checkpoint, format!("'{key}' is {value}, but it must be a positive number")));
-            }
-            Ok(value)
-        };
+        let float = |suffix: &str, default: f32| positive(checkpoint, &key(suffix), default);
         let rms_eps = float("attention.layer_norm_rms_epsilon", 1e-5)?;
         let rope_theta = float("rope.freq_base", 10000.0)?;
-        let rope_scale = match checkpoint.find::<&str>(&key("rope.scaling.type"))? {
-            None | Some("none") => 1.0,
-            Some("linear") => float("rope.scaling.factor", 1.0)?,
-            Some(other) => {
-                return Err(Error::Unsupported {
-                    at: Box::new(Place::file(checkpoint.file()).key(key("rope.scaling.type"))),
-                    what: format!("RoPE scaling of type '{}'", shown(other)),
-                    fix: "models with none or with linear scaling run here".to_owned(),
-                });
-            }
-        };
+        let context_length = optional("context_length")?.unwrap_or(2048);
+        let rope_scaling = RopeScaling::read(checkpoint, name, context_length)?;
+        if matches!(rope_scaling, RopeScaling::Yarn(_)) && rope_theta <= 1.0 {
+            return Err(invalid(checkpoint, format!("YaRN with a base of {rope_theta}; it must be greater than 1")));
+        }
         let window = match (architecture, checkpoint.find::<u64>(&key("attention.sliding_window"))?) {
             // Files of other architectures name windows that nobody uses.
             (Architecture::Gemma3, Some(1..)) => Some(Window {
@@ -309,7 +300,6 @@ impl Config {
         };
         let attention_scale = float("attention.scale", 1.0 / (head_dim as f32).sqrt())?;
         refuse_what_is_missing_here(checkpoint, architecture, name)?;
-        let context_length = optional("context_length")?.unwrap_or(2048);
         let vocab_size = checkpoint.tensor("token_embd.weight")?.rows();
 
         Ok(Config {
@@ -324,7 +314,7 @@ impl Config {
             head_dim,
             rope_dim,
             rope_theta,
-            rope_scale,
+            rope_scaling,
             rope_style: match architecture {
                 Architecture::Llama => RopeStyle::Interleaved,
                 _ => RopeStyle::Neox,
@@ -411,6 +401,15 @@ fn invalid(checkpoint: &Checkpoint, what: String) -> Error {
         what,
         fix: "the metadata is damaged, download or convert the model again",
     }
+}
+
+/// A number that may be missing, but is positive and finite where it is not.
+fn positive(checkpoint: &Checkpoint, key: &str, default: f32) -> Result<f32> {
+    let value = checkpoint.find::<f32>(key)?.unwrap_or(default);
+    if !value.is_finite() || value <= 0.0 {
+        return Err(invalid(checkpoint, format!("'{key}' is {value}, but it must be a positive number")));
+    }
+    Ok(value)
 }
 
 fn bounded(checkpoint: &Checkpoint, key: &str, value: u64) -> Result<usize> {

@@ -1,6 +1,6 @@
 //! Rotary position embedding: cosines and sines, kept from step to step.
 
-use crate::config::{Config, RopeStyle};
+use crate::config::{Config, RopeScaling, RopeStyle};
 use std::sync::Arc;
 use tritone_kernels::float::{self, FloatKernels};
 
@@ -11,7 +11,7 @@ pub(crate) struct RopeTables {
     windowed: Option<Box<RopeTables>>,
     dim: usize,
     theta: f32,
-    scale: f32,
+    scaling: RopeScaling,
     style: RopeStyle,
     factors: Option<Arc<[f32]>>,
     cos: Vec<f32>,
@@ -20,18 +20,22 @@ pub(crate) struct RopeTables {
 
 impl RopeTables {
     pub(crate) fn new(config: &Config, factors: Option<Arc<[f32]>>) -> RopeTables {
-        let tables = |windowed, theta, scale, factors| RopeTables {
+        let tables = |windowed, theta, scaling, factors| RopeTables {
             windowed,
             dim: config.rope_dim,
             theta,
-            scale,
+            scaling,
             style: config.rope_style,
             factors,
             cos: Vec::new(),
             sin: Vec::new(),
         };
-        let windowed = config.window.map(|window| Box::new(tables(None, window.rope_theta, 1.0, None)));
-        tables(windowed, config.rope_theta, config.rope_scale, factors)
+        let windowed = config.window.map(|window| Box::new(tables(None, window.rope_theta, RopeScaling::None, None)));
+        let factors = match (config.rope_scaling.divisors(config.rope_dim, config.rope_theta), factors) {
+            (Some(divisors), Some(factors)) => Some(divisors.iter().zip(&*factors).map(|(a, b)| a * b).collect()),
+            (divisors, factors) => divisors.map(Arc::from).or(factors),
+        };
+        tables(windowed, config.rope_theta, config.rope_scaling, factors)
     }
 
     /// Those of layers with a sliding window, or without one.
@@ -50,12 +54,16 @@ impl RopeTables {
             self.cos.resize(start + half, 0.0);
             self.sin.resize(start + half, 0.0);
             float::rope_table(
-                position as f64 / f64::from(self.scale),
+                position as f64 / f64::from(self.scaling.position_divisor()),
                 self.theta,
                 self.factors.as_deref(),
                 &mut self.cos[start..],
                 &mut self.sin[start..],
             );
+            let magnitude = self.scaling.magnitude();
+            for value in self.cos[start..].iter_mut().chain(&mut self.sin[start..]) {
+                *value *= magnitude;
+            }
         }
     }
 

@@ -4,7 +4,7 @@ mod embedding_models;
 
 use embedding_models::{Folder, KINDS, Tensor, as_gguf, load};
 use tritone_runtime::checkpoint::Value;
-use tritone_runtime::config::Pooling;
+use tritone_runtime::config::{Pooling, RopeScaling};
 use tritone_runtime::embedding::Embedder;
 use tritone_runtime::error::Error;
 use tritone_runtime::model::Model;
@@ -115,7 +115,7 @@ fn folders_that_are_no_good() {
     let scaled = serde_json::json!({"sliding_attention": {"rope_type": "linear", "factor": 8.0}});
     refused(gemma("rope_parameters", scaled), &["rope_parameters", "linear", "sliding window"]);
     let scaled = serde_json::json!({"full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6}});
-    assert_eq!(gemma("rope_parameters", scaled).unwrap().config().rope_scale, 8.0);
+    assert_eq!(gemma("rope_parameters", scaled).unwrap().config().rope_scaling, RopeScaling::Linear { factor: 8.0 });
 }
 
 #[test]

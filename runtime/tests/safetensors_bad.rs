@@ -290,7 +290,24 @@ fn configurations_that_do_not_run() {
     Folder::llama()
         .json("config.json", |config| drop(config.as_object_mut().unwrap().remove("quantization_config")))
         .refused(&["weight_scale", "no quantization"]);
-    config("rope_scaling", json!({"rope_type": "yarn", "factor": 2.0})).refused(&["rope_scaling", "'yarn'"]);
+    config("rope_scaling", json!({"rope_type": "longrope", "factor": 2.0})).refused(&["rope_scaling", "'longrope'"]);
+    let yarn = |key: &str, value: Value| {
+        let mut rope = json!({"rope_type": "yarn", "factor": 2.0});
+        rope[key] = value;
+        config("rope_scaling", rope)
+    };
+    yarn("factor", Value::Null).refused(&["factor", "positive"]);
+    yarn("factor", json!(0.5)).refused(&["factor of 0.5", "at least 1"]);
+    yarn("truncate", json!(false)).refused(&["truncate"]);
+    yarn("attention_factor", json!(-1.0)).refused(&["attention_factor", "positive"]);
+    yarn("beta_fast", json!(0.5)).refused(&["from 1 to 0.5 turns"]);
+    yarn("original_max_position_embeddings", json!(0)).refused(&["original_max_position_embeddings", "positive"]);
+    yarn("original_max_position_embeddings", json!(1e12)).refused(&["original_context_length", "4294967295"]);
+    let flat = |config: &mut Value| {
+        config["rope_theta"] = json!(1.0);
+        config["rope_scaling"] = json!({"rope_type": "yarn", "factor": 2.0});
+    };
+    Folder::llama().json("config.json", flat).refused(&["base of 1"]);
     config("rope_scaling", json!({"rope_type": "llama3"})).refused(&["factor", "positive"]);
     config("rope_scaling", json!({"rope_type": "linear", "factor": -1.0})).refused(&["factor", "positive"]);
     for key in ["hidden_size", "num_hidden_layers", "num_attention_heads", "head_dim", "num_key_value_heads"] {

@@ -3,6 +3,11 @@
 
     python reference.py ../../runtime/tests/data/models/*/            # how far is each from the library's answer
     python reference.py --write --force ../../runtime/tests/data/models/bitnet-relu2
+
+With --rope the rotary parameters are other ones than those in config.json, and the answers are in reference-TYPE.json:
+
+    python reference.py --rope '{"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0,
+        "original_max_position_embeddings": 128}' ../../runtime/tests/data/models/llama-silu-bitlinear
 """
 
 import argparse
@@ -12,7 +17,7 @@ import sys
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging
 from tokenizers import Tokenizer
 
@@ -27,9 +32,12 @@ GREEDY = 48
 CLOSE = 1e-4
 
 
-def load(folder):
+def load(folder, rope):
     """The model in float32, its own classes, quantised as its config says."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    config = AutoConfig.from_pretrained(folder)
+    if rope:
+        config.rope_parameters = rope
+    model = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=torch.float32)
     # Transformers leaves scales of packed layers in bfloat16, whatever is asked for; widening is exact.
     return torch.nn.Module.float(model).eval()
 
@@ -104,20 +112,21 @@ def main():
     parser.add_argument("folders", nargs="+", type=Path, help="Hugging Face folders of small models")
     parser.add_argument("--write", action="store_true", help="write reference.json instead of checking it")
     parser.add_argument("--force", action="store_true", help="write over a file that is there")
+    parser.add_argument("--rope", type=json.loads, metavar="JSON", help="rotary parameters in place of the config's")
     args = parser.parse_args()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     torch.set_num_threads(2)
     good = True
     for folder in args.folders:
-        path = folder / "reference.json"
+        path = folder / (f"reference-{args.rope['rope_type']}.json" if args.rope else "reference.json")
         if not (folder / "config.json").is_file():
             sys.exit(f"{folder} is no Hugging Face folder: config.json is missing")
         old = json.loads(path.read_text()) if path.is_file() else []
         if not old and not args.write:
             sys.exit(f"{path} is missing: --write makes it")
         prompts = [known["prompt"] for known in old] or PROMPTS
-        model = load(folder)
+        model = load(folder, args.rope)
         answers = [answer(model, prompt, ids_of(folder, prompt)) for prompt in prompts]
         if args.write:
             write(path, answers, args.force)

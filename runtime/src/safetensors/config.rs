@@ -81,6 +81,12 @@ struct Rope {
     low_freq_factor: Option<f32>,
     high_freq_factor: Option<f32>,
     original_max_position_embeddings: Option<f32>,
+    beta_fast: Option<f32>,
+    beta_slow: Option<f32>,
+    attention_factor: Option<f32>,
+    mscale: Option<f32>,
+    mscale_all_dim: Option<f32>,
+    truncate: Option<bool>,
     /// One for each kind of layers, in models with sliding windows.
     full_attention: Option<Box<Rope>>,
     sliding_attention: Option<Box<Rope>>,
@@ -222,9 +228,12 @@ impl HfConfig {
         put("attention.layer_norm_rms_epsilon", Value::F32(self.rms_norm_eps));
         put("rope.dimension_count", Value::U32(self.head_dim()));
         put("rope.freq_base", Value::F32(self.rope_theta()));
-        if let Some(("linear", rope)) = self.scaling()? {
-            put("rope.scaling.type", Value::String("linear".into()));
+        if let Some((kind @ ("linear" | "yarn"), rope)) = self.scaling()? {
+            put("rope.scaling.type", Value::String(kind.into()));
             put("rope.scaling.factor", Value::F32(self.number("factor", rope.factor)?));
+            if kind == "yarn" {
+                self.yarn(rope)?.into_iter().for_each(|(key, value)| put(key, value));
+            }
         }
         if architecture == "gemma3" {
             if let Some((tokens, period)) = self.window()? {
@@ -280,13 +289,46 @@ impl HfConfig {
                 None | Some("default") => continue,
                 Some("linear") => Ok(Some(("linear", rope))),
                 Some("llama3") => Ok(Some(("llama3", rope))),
+                Some("yarn") => Ok(Some(("yarn", rope))),
                 Some(other) => {
                     let what = format!("RoPE scaling of type '{}'", shown(other));
-                    Err(self.refused(key, what, "none, linear and llama3 run here"))
+                    Err(self.refused(key, what, "none, linear, llama3 and yarn run here"))
                 }
             };
         }
         Ok(None)
+    }
+
+    /// What YaRN has beside a factor; what is not said has the same default in GGUF.
+    fn yarn(&self, rope: &Rope) -> Result<Vec<(&'static str, Value)>> {
+        if rope.truncate == Some(false) {
+            let what = "YaRN whose ramp begins and ends between two frequencies".to_owned();
+            return Err(self.refused("truncate", what, "YaRN without this setting runs here"));
+        }
+        let mut keys = Vec::new();
+        if let Some(context) = rope.original_max_position_embeddings {
+            let context = self.number("original_max_position_embeddings", Some(context))?;
+            keys.push(("rope.scaling.original_context_length", Value::U32(context as u32)));
+        }
+        for (key, name, value) in [
+            ("rope.scaling.yarn_beta_fast", "beta_fast", rope.beta_fast),
+            ("rope.scaling.yarn_beta_slow", "beta_slow", rope.beta_slow),
+        ] {
+            if value.is_some() {
+                keys.push((key, Value::F32(self.number(name, value)?)));
+            }
+        }
+        // Here the whole length of rotated vectors, in GGUF what multiplies the usual one.
+        let usual = |mscale: f32| 0.1 * mscale * libm::logf(rope.factor.unwrap_or(1.0)) + 1.0;
+        let length = match (rope.attention_factor, rope.mscale, rope.mscale_all_dim) {
+            (Some(length), ..) => Some(self.number("attention_factor", Some(length))?),
+            (None, Some(one), Some(all)) if one != 0.0 && all != 0.0 => Some(usual(one) / usual(all)),
+            _ => None,
+        };
+        if let Some(length) = length {
+            keys.push(("rope.scaling.attn_factor", Value::F32(length / usual(1.0))));
+        }
+        Ok(keys)
     }
 
     fn number(&self, key: &str, value: Option<f32>) -> Result<f32> {

@@ -184,7 +184,14 @@ impl Synth<'_> {
             ("rope.dimension_count", number(shape.head_dim)),
             ("rope.freq_base", Value::F32(shape.rope_theta)),
         ];
-        for (key, value) in keys {
+        let yarn = shape.yarn.into_iter().flat_map(|(factor, context)| {
+            [
+                ("rope.scaling.type", text("yarn")),
+                ("rope.scaling.factor", Value::F32(factor)),
+                ("rope.scaling.original_context_length", number(context)),
+            ]
+        });
+        for (key, value) in keys.into_iter().chain(yarn) {
             writer.key(&format!("{}.{key}", shape.architecture), value);
         }
         vocabulary::write(shape, seed, writer);
