@@ -110,18 +110,15 @@ impl SamplerConfig {
     pub fn validate(&self) -> Result<(), SamplerError> {
         let from_zero = |x: f32| x.is_finite() && x >= 0.0;
         let within_one = |x: f32| (0.0..=1.0).contains(&x);
+        // Far more than anyone wants, and too little to make a sound logit infinite.
+        let bounded = |x: f32| (-100.0..=100.0).contains(&x);
         let checks = [
             ("temperature", self.temperature, from_zero(self.temperature), "0 or more, and finite"),
             ("top-p", self.top_p, self.top_p > 0.0 && self.top_p <= 1.0, "more than 0 and at most 1"),
             ("min-p", self.min_p, within_one(self.min_p), "from 0 to 1"),
-            (
-                "repeat penalty",
-                self.repeat_penalty,
-                self.repeat_penalty.is_finite() && self.repeat_penalty > 0.0,
-                "more than 0, and finite",
-            ),
-            ("frequency penalty", self.frequency_penalty, self.frequency_penalty.is_finite(), "finite"),
-            ("presence penalty", self.presence_penalty, self.presence_penalty.is_finite(), "finite"),
+            ("repeat penalty", self.repeat_penalty, (0.01..=100.0).contains(&self.repeat_penalty), "from 0.01 to 100"),
+            ("frequency penalty", self.frequency_penalty, bounded(self.frequency_penalty), "from -100 to 100"),
+            ("presence penalty", self.presence_penalty, bounded(self.presence_penalty), "from -100 to 100"),
         ];
         match checks.into_iter().find(|check| !check.2) {
             Some((name, value, _, range)) => Err(SamplerError::Setting { name, value, range }),

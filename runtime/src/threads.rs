@@ -8,7 +8,7 @@
 //! Which worker computes an item changes nothing: an item's result depends only on the item.
 
 use crate::error::{Error, Result};
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -344,31 +344,67 @@ fn wait_for_jobs(shared: &Shared, worker: usize) {
 #[must_use]
 pub fn default_threads() -> usize {
     let logical = thread::available_parallelism().map_or(1, usize::from);
-    physical_cores().map_or(logical, |cores| cores.min(logical)).max(1)
+    let read = std::fs::read_to_string;
+    let cores = read("/proc/cpuinfo").ok().and_then(|cpuinfo| {
+        let status = read("/proc/self/status").unwrap_or_default();
+        physical_cores(&cpuinfo, &status)
+    });
+    cores.map_or(logical, |cores| cores.min(logical)).max(1)
 }
 
-/// Counts distinct (package, core) pairs of `/proc/cpuinfo`; `None` where there is no such file or
-/// it does not say.
-fn physical_cores() -> Option<usize> {
-    let text = std::fs::read_to_string("/proc/cpuinfo").ok()?;
+/// Counts distinct (package, core) pairs of `/proc/cpuinfo` among the processors that `Cpus_allowed_list` of
+/// `/proc/self/status` names, all where it names none; `None` where the first does not say.
+fn physical_cores(cpuinfo: &str, status: &str) -> Option<usize> {
+    let allowed: Option<Vec<RangeInclusive<usize>>> = status
+        .lines()
+        .find_map(|line| line.strip_prefix("Cpus_allowed_list:"))
+        .and_then(|list| list.trim().split(',').map(processors).collect());
     let mut cores = std::collections::BTreeSet::new();
-    for processor in text.split("\n\n") {
+    for processor in cpuinfo.split("\n\n") {
         let field = |name: &str| {
             processor
                 .lines()
                 .find_map(|line| line.split_once(':').filter(|(key, _)| key.trim() == name))
                 .map(|(_, value)| value.trim().to_owned())
         };
-        if let Some(core) = field("core id") {
+        let number = field("processor").and_then(|number| number.parse().ok());
+        let usable = match (&allowed, number) {
+            (Some(allowed), Some(number)) => allowed.iter().any(|some| some.contains(&number)),
+            _ => true,
+        };
+        if let Some(core) = field("core id").filter(|_| usable) {
             cores.insert((field("physical id"), core));
         }
     }
     (!cores.is_empty()).then_some(cores.len())
 }
 
+/// `3` or `4-7`.
+fn processors(range: &str) -> Option<RangeInclusive<usize>> {
+    let (first, last) = range.split_once('-').unwrap_or((range, range));
+    Some(first.parse().ok()?..=last.parse().ok()?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Two packages of two cores with two threads each.
+    #[test]
+    fn cores_that_may_be_used() {
+        let cpuinfo: Vec<String> = (0..8)
+            .map(|n| format!("processor\t: {n}\nphysical id\t: {}\ncore id\t\t: {}\nflags\t: a b\n", n / 4, n / 2 % 2))
+            .collect();
+        let cpuinfo = cpuinfo.join("\n");
+        for (list, expected) in
+            [("0-7", 4), ("0-3", 2), ("0-1", 1), ("0,2", 2), ("1-2,4-5,7", 4), ("5", 1), ("", 4), ("many", 4)]
+        {
+            let status = format!("Name:\ttritone\nCpus_allowed:\tff\nCpus_allowed_list:\t{list}\nSeccomp:\t0\n");
+            assert_eq!(physical_cores(&cpuinfo, &status), Some(expected), "{list}");
+        }
+        assert_eq!(physical_cores(&cpuinfo, ""), Some(4));
+        assert_eq!(physical_cores("processor\t: 0\n", ""), None);
+    }
 
     #[test]
     fn every_item_is_done_once_and_the_input_comes_back() {

@@ -172,8 +172,13 @@ impl Work<'_> {
             && let Some(text) = texts.next()?
         {
             let tokens = self.embedder.tokens(&text);
+            // Refused as soon as it comes: texts without tokens would never fill a batch.
+            let empty = tokens.is_empty();
             n_tokens += tokens.len();
             batch.push(tokens);
+            if empty {
+                break;
+            }
         }
         if batch.is_empty() {
             return Ok(None);
