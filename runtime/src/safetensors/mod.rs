@@ -2,7 +2,7 @@
 //! `.safetensors` files, `tokenizer.json`, `tokenizer_config.json`.
 //!
 //! A folder becomes the [`Checkpoint`] that a good converter would have written as GGUF, without the
-//! weights being copied or even touched: `config.rs`, `tokenizer.rs` and `pooling.rs` translate the metadata,
+//! weights being copied or even touched: `config.rs`, `tokenizer.rs` (with `steps.rs`) and `pooling.rs` translate the metadata,
 //! `names.rs` the names of tensors, and a tensor says how its trits are to be read
 //! ([`Ternarise`]). The format of the weights' files: <https://github.com/huggingface/safetensors>.
 
@@ -11,6 +11,7 @@ mod folder;
 mod header;
 mod names;
 mod pooling;
+mod steps;
 mod tokenizer;
 
 pub use folder::open;

@@ -1,8 +1,8 @@
 //! Reads a [`VocabSpec`] from a checkpoint.
 
-use super::{PreTokenizer, Tokenizer, VocabError, VocabKind, VocabSpec};
+use super::{PreTokenizer, SPACE_PREFIX_KEY, SpacePrefix, Tokenizer, VocabError, VocabKind, VocabSpec};
 use crate::checkpoint::Checkpoint;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, shown};
 
 /// The vocabulary of Llama-3, whose files may lack the rule that cuts words.
 const LLAMA3_TOKENS: usize = 128_256;
@@ -36,7 +36,7 @@ impl Tokenizer {
             }
             VocabKind::Spm => {
                 spec.scores = file.get("tokenizer.ggml.scores")?;
-                spec.add_space_prefix = file.find("tokenizer.ggml.add_space_prefix")?;
+                spec.space_prefix = space_prefix(file)?;
             }
         }
         spec.bos = file.find("tokenizer.ggml.bos_token_id")?;
@@ -49,6 +49,20 @@ impl Tokenizer {
             refuse(file, error.to_string(), "the file is damaged or was converted wrongly: get it again")
         })
     }
+}
+
+fn space_prefix(file: &Checkpoint) -> Result<Option<SpacePrefix>> {
+    if let Some(name) = file.find::<&str>(SPACE_PREFIX_KEY)? {
+        return SpacePrefix::from_own_name(name).map(Some).ok_or_else(|| {
+            refuse(
+                file,
+                format!("{SPACE_PREFIX_KEY} is \"{}\"", shown(name)),
+                "this program knows if-missing and first-if-missing; a newer one may have written the file",
+            )
+        });
+    }
+    let add: Option<bool> = file.find("tokenizer.ggml.add_space_prefix")?;
+    Ok(add.map(|add| if add { SpacePrefix::Always } else { SpacePrefix::Never }))
 }
 
 fn pre_tokenizer(file: &Checkpoint, tokens: usize) -> Result<PreTokenizer> {

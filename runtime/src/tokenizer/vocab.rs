@@ -16,6 +16,48 @@ pub enum VocabKind {
     Spm,
 }
 
+/// Where SentencePiece puts a space before text. Special tokens cut a text into stretches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SpacePrefix {
+    /// Nowhere.
+    Never,
+    /// Before each stretch.
+    Always,
+    /// Before each stretch that does not begin with one.
+    IfMissing,
+    /// Before the text, unless it begins with one or with a special token.
+    FirstIfMissing,
+}
+
+impl SpacePrefix {
+    /// What GGUF's `add_space_prefix` cannot say, under [`SPACE_PREFIX_KEY`].
+    pub(crate) fn own_name(self) -> Option<&'static str> {
+        match self {
+            Self::Never | Self::Always => None,
+            Self::IfMissing => Some("if-missing"),
+            Self::FirstIfMissing => Some("first-if-missing"),
+        }
+    }
+
+    pub(super) fn from_own_name(name: &str) -> Option<Self> {
+        [Self::IfMissing, Self::FirstIfMissing].into_iter().find(|prefix| prefix.own_name() == Some(name))
+    }
+
+    /// Whether a stretch that is not empty gets a space; `begins` says whether the text begins with it.
+    pub(super) fn applies(self, stretch: &str, begins: bool) -> bool {
+        let is_missing = !stretch.starts_with([' ', '▁']);
+        match self {
+            Self::Never => false,
+            Self::Always => true,
+            Self::IfMissing => is_missing,
+            Self::FirstIfMissing => is_missing && begins,
+        }
+    }
+}
+
+/// Our own key beside GGUF's `tokenizer.ggml.add_space_prefix`: where that does not say exactly what is meant.
+pub(crate) const SPACE_PREFIX_KEY: &str = "tritone.space_prefix";
+
 /// A vocabulary before it is checked: what a file says, borrowed from it.
 ///
 /// Ids are positions in `tokens`. Lists that may be absent are empty.
@@ -44,8 +86,8 @@ pub struct VocabSpec<'a> {
     pub add_bos: Option<bool>,
     /// Whether texts end with `eos`; by default false.
     pub add_eos: Option<bool>,
-    /// SentencePiece only: whether a space is put before a text; by default true.
-    pub add_space_prefix: Option<bool>,
+    /// SentencePiece only: where a space is put before text; by default always.
+    pub space_prefix: Option<SpacePrefix>,
 }
 
 impl VocabSpec<'_> {
@@ -63,7 +105,7 @@ impl VocabSpec<'_> {
             unk: None,
             add_bos: None,
             add_eos: None,
-            add_space_prefix: None,
+            space_prefix: None,
         }
     }
 }
