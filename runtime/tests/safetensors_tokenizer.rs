@@ -7,6 +7,7 @@ use llama_folder::Folder;
 use serde_json::{Value, json};
 use tritone_runtime::checkpoint::{self, Bytes, Checkpoint};
 use tritone_runtime::gguf::{Gguf, Writer};
+use tritone_runtime::template::{ChatTemplate, Message};
 use tritone_runtime::tokenizer::{SpecialTokens, Tokenizer};
 
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
@@ -287,4 +288,24 @@ fn spaces_before_text_in_gguf() {
     let made = Tokenizer::from_checkpoint(&with_key(key, text("first-if-missing"))).unwrap();
     assert_eq!(made.encode(" hello", SpecialTokens::Plain, false), [268]);
     refused_key(key, text("later\n"), "made.gguf: tritone.space_prefix is \"later\\n\"");
+}
+
+#[test]
+fn a_template_of_its_own() {
+    let render = |folder: &Folder| {
+        let checkpoint = folder.open().unwrap();
+        let tokenizer = Tokenizer::from_checkpoint(&checkpoint).unwrap();
+        let template = ChatTemplate::from_checkpoint(&checkpoint, &tokenizer)?;
+        template.render(&[Message::new("user", "Hi")], true)
+    };
+    const NAME: &str = "chat_template.jinja";
+    let own = "{% for m in messages %}<{{ m.content }}>\r\n.{% endfor %}";
+    assert_eq!(render(&Folder::llama().with(NAME, own)).unwrap(), "<Hi>\n.");
+    // Also where the older file has none, or none that fits.
+    let without = |file: &mut Value| drop(file.as_object_mut().unwrap().remove("chat_template"));
+    assert_eq!(render(&Folder::llama().json("tokenizer_config.json", without).with(NAME, own)).unwrap(), "<Hi>\n.");
+    assert_eq!(render(&Folder::llama()).unwrap(), "User: Hi<|eot_id|>Assistant: ");
+    Folder::llama().with(NAME, [b'a', 0xff]).refused(&[NAME, "byte 1", "UTF-8"]);
+    Folder::llama().with(NAME, "a".repeat(100_000)).refused(&["chat template", "100000 bytes"]);
+    Folder::llama().with(NAME, "{% for").refused(&["chat template"]);
 }

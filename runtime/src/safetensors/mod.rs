@@ -1,5 +1,5 @@
 //! Reads the folders in which models are published on Hugging Face: `config.json`, one or several
-//! `.safetensors` files, `tokenizer.json`, `tokenizer_config.json`.
+//! `.safetensors` files, `tokenizer.json`, `tokenizer_config.json`, `chat_template.jinja`.
 //!
 //! A folder becomes the [`Checkpoint`] that a good converter would have written as GGUF, without the
 //! weights being copied or even touched: `config.rs`, `tokenizer.rs` (with `steps.rs`) and `pooling.rs` translate the metadata,
@@ -58,6 +58,7 @@ pub fn check_metadata(config: &[u8], tokenizer: &[u8], tokenizer_config: &[u8]) 
                 tokenizer: ("tokenizer.json", tokenizer),
                 config: Some(("tokenizer_config.json", tokenizer_config)),
                 generation: None,
+                template: None,
             },
             &config,
             pooling,

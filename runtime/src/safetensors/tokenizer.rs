@@ -1,15 +1,15 @@
-//! `tokenizer.json` and `tokenizer_config.json`, as GGUF's `tokenizer.ggml.*` keys.
+//! `tokenizer.json`, `tokenizer_config.json` and `chat_template.jinja`, as GGUF's `tokenizer.ggml.*` keys.
 //!
 //! Two kinds are read, if their steps are among those of `steps.rs`. Byte-level BPE, and SentencePiece vocabularies that were turned into BPE with byte fallback
 //! (Llama 2), whose merges are ranked by what were scores: the rank of the merge that makes a token
 //! becomes its score again.
 
 use super::config::HfConfig;
-use super::from_json;
 use super::steps::{self, Step};
+use super::{from_json, malformed};
 use crate::checkpoint::{Array, Value};
 use crate::config::Pooling;
-use crate::error::{Error, Result, shown};
+use crate::error::{Error, Place, Result, shown};
 use crate::tokenizer::{SPACE_PREFIX_KEY, SpacePrefix};
 use serde::Deserialize;
 use std::collections::HashMap;
@@ -27,6 +27,8 @@ pub(super) struct Files<'f> {
     pub(super) tokenizer: (&'f str, &'f [u8]),
     pub(super) config: Option<(&'f str, &'f [u8])>,
     pub(super) generation: Option<(&'f str, &'f [u8])>,
+    /// The chat template by itself, as newer folders have it.
+    pub(super) template: Option<(&'f str, &'f [u8])>,
 }
 
 #[derive(Deserialize)]
@@ -103,6 +105,18 @@ enum NamedToken {
 enum ChatTemplates {
     One(String),
     Named(Vec<NamedTemplate>),
+}
+
+impl ChatTemplates {
+    fn chosen(self) -> Option<String> {
+        match self {
+            ChatTemplates::One(template) => Some(template),
+            ChatTemplates::Named(all) => {
+                let default = all.iter().position(|template| template.name == "default").unwrap_or(0);
+                all.into_iter().nth(default).map(|template| template.template)
+            }
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -208,18 +222,28 @@ pub(super) fn metadata(
     if let Some(add) = add_eos {
         put("add_eos_token", Value::Bool(add));
     }
-    let template = named.chat_template.and_then(|templates| match templates {
-        ChatTemplates::One(template) => Some(template),
-        ChatTemplates::Named(all) => {
-            let default = all.iter().position(|template| template.name == "default").unwrap_or(0);
-            all.into_iter().nth(default).map(|template| template.template)
-        }
-    });
+    // A folder may have both; the file by itself is the one that applies.
+    let template = match files.template {
+        Some((file, bytes)) => Some(own_template(file, bytes)?),
+        None => named.chat_template.and_then(ChatTemplates::chosen),
+    };
     if let Some(template) = template {
         metadata.push(("tokenizer.chat_template".to_owned(), Value::String(template)));
     }
     metadata.append(&mut own);
     Ok(())
+}
+
+/// The text of a file with a chat template.
+fn own_template(file: &str, bytes: &[u8]) -> Result<String> {
+    match std::str::from_utf8(bytes) {
+        // Ends of lines as Python reads them.
+        Ok(text) => Ok(text.replace("\r\n", "\n")),
+        Err(error) => {
+            let at = Place::file(file).at(error.valid_up_to() as u64);
+            Err(malformed(at, "the chat template is not UTF-8".to_owned()))
+        }
+    }
 }
 
 fn optional<T: Default + serde::de::DeserializeOwned>(file: Option<(&str, &[u8])>) -> Result<T> {
