@@ -309,3 +309,26 @@ fn a_template_of_its_own() {
     Folder::llama().with(NAME, "a".repeat(100_000)).refused(&["chat template", "100000 bytes"]);
     Folder::llama().with(NAME, "{% for").refused(&["chat template"]);
 }
+
+#[test]
+fn whether_texts_begin_with_a_token() {
+    let adds = |post_processor: Value, config: Value| {
+        let folder = Folder::llama().json("tokenizer.json", |file| file["post_processor"] = post_processor);
+        let folder = folder.json("tokenizer_config.json", |file| file["add_bos_token"] = config);
+        tokenizer(&folder).adds_bos()
+    };
+    let bytes = json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": false, "use_regex": true});
+    let text = json!({"Sequence": {"id": "A", "type_id": 0}});
+    let begin = json!({"SpecialToken": {"id": "<|begin_of_text|>", "type_id": 0}});
+    let template =
+        |single: Value| json!({"type": "TemplateProcessing", "single": single, "pair": [], "special_tokens": {}});
+    let adding = template(json!([begin, text]));
+    assert!(adds(Value::Null, Value::Null), "as is usual with this kind");
+    assert!(!adds(bytes.clone(), Value::Null));
+    assert!(!adds(template(json!([text])), Value::Null));
+    assert!(adds(adding.clone(), Value::Null));
+    assert!(adds(sequence("processors", &[bytes.clone(), adding.clone()]), Value::Null));
+    // What the other file says outright comes first.
+    assert!(adds(bytes, json!(true)));
+    assert!(!adds(adding, json!(false)));
+}

@@ -210,8 +210,10 @@ pub(super) fn metadata(
     }
     let prepends_bos =
         bos.and_then(|id| tokens.texts.get(id as usize)).is_some_and(|bos| steps::prepends(&parsed, bos));
-    // What GGUF's readers assume where nothing is said is right for chat models only.
-    let add_bos = named.add_bos_token.or((prepends_bos || pooling.is_some()).then_some(prepends_bos));
+    // Where no step follows the model nothing is said, and GGUF's readers do what is usual with the kind of tokenizer; that is
+    // right for chat models only.
+    let is_said = parsed.post_processor.is_some() || pooling.is_some();
+    let add_bos = named.add_bos_token.or(is_said.then_some(prepends_bos));
     if let Some(add) = add_bos {
         put("add_bos_token", Value::Bool(add));
     }
