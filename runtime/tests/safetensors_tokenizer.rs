@@ -291,6 +291,16 @@ fn spaces_before_text_in_gguf() {
 }
 
 #[test]
+fn ends_in_gguf() {
+    let key = "tritone.end_token_ids";
+    let ids = |ids: &[u32]| checkpoint::Value::Array(checkpoint::Array::from_u32s(ids));
+    let made = Tokenizer::from_checkpoint(&with_key(key, ids(&[7, 5]))).unwrap();
+    assert!(made.is_end(7) && made.is_end(5) && !made.is_end(6));
+    refused_key(key, ids(&[5, 1 << 20]), "tritone.end_token_ids is 1048576");
+    refused_key(key, checkpoint::Value::String("5".into()), "an array of integers");
+}
+
+#[test]
 fn a_template_of_its_own() {
     let render = |folder: &Folder| {
         let checkpoint = folder.open().unwrap();
@@ -331,4 +341,21 @@ fn whether_texts_begin_with_a_token() {
     // What the other file says outright comes first.
     assert!(adds(bytes, json!(true)));
     assert!(!adds(adding, json!(false)));
+}
+
+#[test]
+fn all_tokens_that_end_an_answer() {
+    let ends = |generation: Value| {
+        let folder = Folder::llama().with("generation_config.json", json!({"eos_token_id": generation}).to_string());
+        let checkpoint = folder.open().unwrap();
+        let own = checkpoint.find::<Vec<u32>>("tritone.end_token_ids").unwrap();
+        (Tokenizer::from_checkpoint(&checkpoint).unwrap().end_tokens().to_vec(), own)
+    };
+    // 1 and 2 are known by their names.
+    assert_eq!(ends(json!([1, 300, 301])), (vec![1, 2, 300, 301], Some(vec![1, 300, 301])));
+    assert_eq!(ends(json!([1, 300])), (vec![1, 2, 300], None));
+    assert_eq!(ends(json!(301)), (vec![1, 2, 301], None));
+    assert_eq!(ends(Value::Null).0, [1, 2]);
+    let folder = Folder::llama().with("generation_config.json", r#"{"eos_token_id": [1, 300, 99999]}"#);
+    folder.refused(&["end_token_ids is 99999", "512 tokens"]);
 }

@@ -10,7 +10,7 @@ use super::{from_json, malformed};
 use crate::checkpoint::{Array, Value};
 use crate::config::Pooling;
 use crate::error::{Error, Place, Result, shown};
-use crate::tokenizer::{SPACE_PREFIX_KEY, SpacePrefix};
+use crate::tokenizer::{END_TOKENS_KEY, SPACE_PREFIX_KEY, SpacePrefix};
 use serde::Deserialize;
 use std::collections::HashMap;
 
@@ -207,6 +207,9 @@ pub(super) fn metadata(
     // A second token that ends a turn.
     if let Some(&eot) = ends.iter().find(|&&id| Some(id) != eos) {
         put("eot_token_id", Value::U32(eot));
+        if ends.iter().any(|&id| Some(id) != eos && id != eot) {
+            own.push((END_TOKENS_KEY.to_owned(), Value::Array(Array::from_u32s(&ends))));
+        }
     }
     let prepends_bos =
         bos.and_then(|id| tokens.texts.get(id as usize)).is_some_and(|bos| steps::prepends(&parsed, bos));

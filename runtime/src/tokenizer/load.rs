@@ -1,6 +1,6 @@
 //! Reads a [`VocabSpec`] from a checkpoint.
 
-use super::{PreTokenizer, SPACE_PREFIX_KEY, SpacePrefix, Tokenizer, VocabError, VocabKind, VocabSpec};
+use super::{END_TOKENS_KEY, PreTokenizer, SPACE_PREFIX_KEY, SpacePrefix, Tokenizer, VocabError, VocabKind, VocabSpec};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result, shown};
 
@@ -42,6 +42,7 @@ impl Tokenizer {
         spec.bos = file.find("tokenizer.ggml.bos_token_id")?;
         spec.eos = file.find("tokenizer.ggml.eos_token_id")?;
         spec.eot = file.find("tokenizer.ggml.eot_token_id")?;
+        spec.ends = file.find(END_TOKENS_KEY)?.unwrap_or_default();
         spec.unk = file.find("tokenizer.ggml.unknown_token_id")?;
         spec.add_bos = file.find("tokenizer.ggml.add_bos_token")?;
         spec.add_eos = file.find("tokenizer.ggml.add_eos_token")?;

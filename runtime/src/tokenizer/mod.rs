@@ -18,7 +18,7 @@ mod vocab;
 pub use split::PreTokenizer;
 pub use stop::{StopError, StopStrings};
 pub use utf8::Utf8Stream;
-pub(crate) use vocab::SPACE_PREFIX_KEY;
+pub(crate) use vocab::{END_TOKENS_KEY, SPACE_PREFIX_KEY};
 pub use vocab::{SpacePrefix, VocabError, VocabKind, VocabSpec};
 
 use bpe::{Merger, Merges};

@@ -58,6 +58,9 @@ impl SpacePrefix {
 /// Our own key beside GGUF's `tokenizer.ggml.add_space_prefix`: where that does not say exactly what is meant.
 pub(crate) const SPACE_PREFIX_KEY: &str = "tritone.space_prefix";
 
+/// Our own key beside GGUF's two ids of tokens that end an answer: all of them, where there are more.
+pub(crate) const END_TOKENS_KEY: &str = "tritone.end_token_ids";
+
 /// A vocabulary before it is checked: what a file says, borrowed from it.
 ///
 /// Ids are positions in `tokens`. Lists that may be absent are empty.
@@ -80,6 +83,8 @@ pub struct VocabSpec<'a> {
     pub eos: Option<u32>,
     /// Ends a turn.
     pub eot: Option<u32>,
+    /// Tokens that end an answer beside these two.
+    pub ends: Vec<u32>,
     /// Stands for text that cannot be spelled.
     pub unk: Option<u32>,
     /// Whether texts begin with `bos`; by default true for SentencePiece and Llama-3.
@@ -102,6 +107,7 @@ impl VocabSpec<'_> {
             bos: None,
             eos: None,
             eot: None,
+            ends: Vec::new(),
             unk: None,
             add_bos: None,
             add_eos: None,
@@ -316,8 +322,9 @@ fn check(spec: &VocabSpec) -> Result<(), VocabError> {
         ("tokenizer.ggml.eot_token_id", spec.eot),
         ("tokenizer.ggml.unknown_token_id", spec.unk),
     ];
-    for (key, id) in ids {
-        if let Some(id) = id.filter(|&id| id as usize >= tokens) {
+    let ids = ids.into_iter().filter_map(|(key, id)| Some((key, id?)));
+    for (key, id) in ids.chain(spec.ends.iter().map(|&id| (END_TOKENS_KEY, id))) {
+        if id as usize >= tokens {
             return Err(VocabError::Id { key, id, tokens });
         }
     }
@@ -393,7 +400,7 @@ impl Vocab {
     /// The tokens that end an answer: those the file names and those known by name, in rising order.
     pub(super) fn end_tokens(&self, spec: &VocabSpec) -> Vec<u32> {
         let named = (0..self.len() as u32).filter(|&id| END_NAMES.contains(&spec.tokens[id as usize]));
-        let mut ids: Vec<u32> = named.chain(spec.eos).chain(spec.eot).collect();
+        let mut ids: Vec<u32> = named.chain(spec.eos).chain(spec.eot).chain(spec.ends.iter().copied()).collect();
         ids.sort_unstable();
         ids.dedup();
         ids
