@@ -116,6 +116,31 @@ fn weights_that_do_not_fit() {
     good.clone().data("model.embed_tokens.weight", &[0xc0, 0x7f]).load().unwrap();
 }
 
+/// What other programs write and read: null for what is not said, ids that are none or several, a scale without dimensions.
+#[test]
+fn folders_that_are_sound_but_odd() {
+    let keys =
+        ["tie_word_embeddings", "attention_bias", "mlp_bias", "use_sliding_window", "use_bidirectional_attention"];
+    for key in keys {
+        Folder::llama().config(key, Value::Null).load().unwrap();
+    }
+    let bos = |id: Value| {
+        let folder = Folder::llama().with("tokenizer_config.json", "{}").config("bos_token_id", id);
+        folder.load().unwrap().tokenizer().bos()
+    };
+    assert_eq!(bos(json!(0)), Some(0));
+    for (id, expected) in [(json!(-1), None), (Value::Null, None), (json!([]), None), (json!([-1, 7, 8]), Some(7))] {
+        assert_eq!(bos(id), expected);
+    }
+    let (ours, mut same) = (Folder::llama(), Vec::new());
+    let scalar = ours.clone().header(|header| header[QUERY_SCALE]["shape"] = json!([]));
+    for folder in [ours, scalar] {
+        let query = folder.open().unwrap();
+        same.push(query.tensor("blk.0.attn_q.weight").unwrap().to_f32().unwrap());
+    }
+    assert_eq!(same[0], same[1]);
+}
+
 #[test]
 fn files_that_are_missing_or_elsewhere() {
     let good = Folder::llama;
@@ -124,7 +149,7 @@ fn files_that_are_missing_or_elsewhere() {
     good().without("tokenizer.json").refused(&["tokenizer.json"]);
     for name in ["config.json", "tokenizer.json", "tokenizer_config.json"] {
         good().with(name, "").refused(&[name, "empty"]);
-        good().with(name, "{").refused(&[name, "JSON"]);
+        good().with(name, "{").refused(&[name, "JSON", "download it again"]);
         good().with(name, "[".repeat(100_000)).refused(&[name, "JSON"]);
         good().with(name, format!("{{\"model\":{}", "[".repeat(100_000))).refused(&[name, "JSON"]);
     }
@@ -168,7 +193,10 @@ fn configurations_that_do_not_run() {
         config(key, json!(0)).refused(&["0"]);
         config(key, json!(u32::MAX)).refused(&["4294967295"]);
         config(key, json!(-1)).refused(&["config.json", "JSON"]);
-        config(key, json!("many")).refused(&["config.json", "JSON"]);
+        config(key, json!("many")).refused(&["config.json", "JSON", "not of the form"]);
+    }
+    for key in ["bos_token_id", "eos_token_id"] {
+        config(key, json!(1_u64 << 32)).refused(&["config.json", "no token has the id 4294967296"]);
     }
     config("head_dim", json!(7)).refused(&["7"]);
     config("rms_norm_eps", json!(-1.0)).refused(&["rms"]);

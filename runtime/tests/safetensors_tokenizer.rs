@@ -355,6 +355,8 @@ fn all_tokens_that_end_an_answer() {
     assert_eq!(ends(json!([1, 300, 301])), (vec![1, 2, 300, 301], Some(vec![1, 300, 301])));
     assert_eq!(ends(json!([1, 300])), (vec![1, 2, 300], None));
     assert_eq!(ends(json!(301)), (vec![1, 2, 301], None));
+    // None, as some write it.
+    assert_eq!(ends(json!([-1, 300])), (vec![1, 2, 300], None));
     assert_eq!(ends(Value::Null).0, [1, 2]);
     let folder = Folder::llama().with("generation_config.json", r#"{"eos_token_id": [1, 300, 99999]}"#);
     folder.refused(&["end_token_ids is 99999", "512 tokens"]);

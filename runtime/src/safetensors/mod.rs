@@ -23,14 +23,19 @@ use serde::de::DeserializeOwned;
 
 const DOWNLOAD: &str = "the file is damaged or cut short, download it again";
 
+const OTHER_FORM: &str = "the file is whole, but not of the form that is read here: compare it with a published model's, or give a GGUF file";
+
 fn malformed(at: Place, what: String) -> Error {
     Error::Malformed { at: Box::new(at), what, fix: DOWNLOAD }
 }
 
 /// JSON of a known form; `serde_json` bounds the depth.
 fn from_json<T: DeserializeOwned>(file: &str, bytes: &[u8]) -> Result<T, Error> {
-    serde_json::from_slice(bytes)
-        .map_err(|error| malformed(Place::file(file), format!("this is not the JSON that belongs here: {error}")))
+    serde_json::from_slice(bytes).map_err(|error| {
+        let fix = if error.is_data() { OTHER_FORM } else { DOWNLOAD };
+        let what = format!("this is not the JSON that belongs here: {error}");
+        Error::Malformed { at: Box::new(Place::file(file)), what, fix }
+    })
 }
 
 /// Reads a whole file from memory: what a fuzzer calls.

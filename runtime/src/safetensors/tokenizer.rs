@@ -4,7 +4,7 @@
 //! (Llama 2), whose merges are ranked by what were scores: the rank of the merge that makes a token
 //! becomes its score again.
 
-use super::config::HfConfig;
+use super::config::{HfConfig, Ids};
 use super::steps::{self, Step};
 use super::{from_json, malformed};
 use crate::checkpoint::{Array, Value};
@@ -127,7 +127,7 @@ struct NamedTemplate {
 
 #[derive(Default, Deserialize)]
 struct GenerationConfig {
-    eos_token_id: Option<super::config::OneOrMore>,
+    eos_token_id: Option<Ids>,
 }
 
 pub(super) fn refused(file: &str, what: String, fix: &str) -> Error {
@@ -188,9 +188,8 @@ pub(super) fn metadata(
         Some(NamedToken::Name(name) | NamedToken::Object { content: name }) => tokens.id(name),
         None => None,
     };
-    let bos = id_of(&named.bos_token).or(config.bos_token_id);
-    let ends: Vec<u32> =
-        generation.eos_token_id.or_else(|| config.eos_token_id.clone()).map_or(vec![], |e| e.ids().to_vec());
+    let bos = id_of(&named.bos_token).or_else(|| config.bos_token_id.as_ref()?.0.first().copied());
+    let Ids(ends) = generation.eos_token_id.or_else(|| config.eos_token_id.clone()).unwrap_or_default();
     let appended = steps::appended(&parsed).and_then(|name| tokens.id(name));
     let eos = match pooling {
         // What such a model pools is the token that was put behind texts in its training. The name in
