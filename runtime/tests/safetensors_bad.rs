@@ -124,6 +124,12 @@ fn folders_that_are_sound_but_odd() {
     for key in keys {
         Folder::llama().config(key, Value::Null).load().unwrap();
     }
+    let quantization = |value: Value| {
+        Folder::llama().json("config.json", |config| config["quantization_config"]["use_rms_norm"] = value)
+    };
+    for value in [Value::Null, json!(false)] {
+        quantization(value).load().unwrap();
+    }
     let bos = |id: Value| {
         let folder = Folder::llama().with("tokenizer_config.json", "{}").config("bos_token_id", id);
         folder.load().unwrap().tokenizer().bos()
@@ -183,6 +189,9 @@ fn configurations_that_do_not_run() {
     quantization("quant_method", "gptq").refused(&["quantization_config", "'gptq'", "bitnet"]);
     quantization("linear_class", "linear").refused(&["quantization_config", "'linear'", "autobitlinear"]);
     quantization("quantization_mode", "later").refused(&["quantization_config", "'later'", "online"]);
+    Folder::llama()
+        .json("config.json", |config| config["quantization_config"]["use_rms_norm"] = json!(true))
+        .refused(&["quantization_config", "use_rms_norm", "q_proj.norm.weight"]);
     Folder::llama()
         .json("config.json", |config| drop(config.as_object_mut().unwrap().remove("quantization_config")))
         .refused(&["weight_scale", "no quantization"]);

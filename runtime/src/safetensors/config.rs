@@ -121,6 +121,9 @@ struct Quantization {
     quant_method: String,
     linear_class: Option<String>,
     quantization_mode: Option<String>,
+    /// Whether a norm with weights of its own stands before each matrix.
+    #[serde(default, deserialize_with = "or_default")]
+    use_rms_norm: bool,
 }
 
 /// How the matrices of the folder are stored.
@@ -203,6 +206,10 @@ impl HfConfig {
         {
             let what = format!("the quantization mode '{}'", shown(mode));
             return Err(self.refused("quantization_config", what, "online and offline are read"));
+        }
+        if quantization.use_rms_norm && !input_norms {
+            let what = "use_rms_norm is true, but no tensor is a norm before a matrix (q_proj.norm.weight)".to_owned();
+            return Err(self.refused("quantization_config", what, "models whose norms lie under such names run here"));
         }
         match quantization.linear_class.as_deref() {
             None | Some("bitlinear") => Ok(Scheme::BitNet { divides: true }),
