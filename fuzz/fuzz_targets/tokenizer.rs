@@ -10,13 +10,16 @@ use tokenizer_specs::{bytes_spec, spm_spec};
 use tritone_runtime::checkpoint::Bytes;
 use tritone_runtime::gguf::Gguf;
 use tritone_runtime::tokenizer::{
-    PreTokenizer, SpecialTokens, StopStrings, Tokenizer, Utf8Stream, VocabKind, VocabSpec,
+    PreTokenizer, SpacePrefix, SpecialTokens, StopStrings, Tokenizer, Utf8Stream, VocabKind, VocabSpec,
 };
 
 #[path = "../../runtime/tests/tokenizer_specs/mod.rs"]
 mod tokenizer_specs;
 
 const RULES: [PreTokenizer; 3] = [PreTokenizer::Llama3, PreTokenizer::Qwen2, PreTokenizer::Gpt2];
+
+const PREFIXES: [SpacePrefix; 4] =
+    [SpacePrefix::Never, SpacePrefix::Always, SpacePrefix::IfMissing, SpacePrefix::FirstIfMissing];
 
 static TOKENIZERS: LazyLock<Vec<Tokenizer>> = LazyLock::new(|| {
     let model = include_bytes!("../../runtime/tests/data/models/bitnet-relu2/model-i2_s.gguf");
@@ -45,7 +48,8 @@ struct Spec {
     scores: Vec<f32>,
     merges: Vec<Merge>,
     special: [Option<u8>; 4],
-    flags: [Option<bool>; 3],
+    flags: [Option<bool>; 2],
+    space_prefix: Option<u8>,
 }
 
 #[derive(Debug, Arbitrary)]
@@ -105,7 +109,8 @@ fn check_vocab(parts: &Spec, text: &str) {
     }
     let id = |id: Option<u8>| id.map(|id| u32::from(id) % (count as u32 + 1));
     [spec.bos, spec.eos, spec.eot, spec.unk] = parts.special.map(id);
-    [spec.add_bos, spec.add_eos, spec.add_space_prefix] = parts.flags;
+    [spec.add_bos, spec.add_eos] = parts.flags;
+    spec.space_prefix = parts.space_prefix.map(|n| PREFIXES[usize::from(n) % 4]);
     match Tokenizer::new(&spec) {
         Ok(tokenizer) => {
             let exact = matches!(kind, VocabKind::Bpe(_));

@@ -1,143 +1,14 @@
 //! Folders that are incomplete, damaged, hostile or of another kind: each gets one clear sentence.
 
+mod llama_folder;
+
+use llama_folder::{Folder, Tensor, WEIGHTS, file_of, pack};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use tritone_runtime::config::Config;
-use tritone_runtime::model::{LoadOptions, Model, Source};
 use tritone_runtime::safetensors;
 use tritone_runtime::tokenizer::Tokenizer;
 
-const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
-
-/// A folder that is written when it is opened and removed afterwards.
-#[derive(Clone)]
-struct Folder(BTreeMap<String, Vec<u8>>);
-
-struct Written(PathBuf);
-
-impl Drop for Written {
-    fn drop(&mut self) {
-        std::fs::remove_dir_all(&self.0).unwrap();
-    }
-}
-
-impl Folder {
-    /// A good one: packed weights with scales, a head of its own.
-    fn llama() -> Folder {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/models/llama-silu-bitlinear");
-        let names = ["config.json", WEIGHTS, "tokenizer.json", "tokenizer_config.json"];
-        Folder(names.map(|name| (name.to_owned(), std::fs::read(path.join(name)).unwrap())).into())
-    }
-
-    fn without(mut self, name: &str) -> Folder {
-        self.0.remove(name).unwrap();
-        self
-    }
-
-    fn with(mut self, name: &str, bytes: impl Into<Vec<u8>>) -> Folder {
-        self.0.insert(name.to_owned(), bytes.into());
-        self
-    }
-
-    fn json(mut self, name: &str, edit: impl FnOnce(&mut Value)) -> Folder {
-        let mut value = serde_json::from_slice(&self.0[name]).unwrap();
-        edit(&mut value);
-        self.0.insert(name.to_owned(), serde_json::to_vec(&value).unwrap());
-        self
-    }
-
-    /// `config.json` with another value at `key`.
-    fn config(self, key: &str, value: Value) -> Folder {
-        self.json("config.json", |config| config[key] = value)
-    }
-
-    /// Header and data of the weights.
-    fn split(&self) -> (Value, Vec<u8>) {
-        let file = &self.0[WEIGHTS];
-        let len = u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
-        (serde_json::from_slice(&file[8..8 + len]).unwrap(), file[8 + len..].to_vec())
-    }
-
-    /// Another header text before the same data.
-    fn header_text(self, text: &str) -> Folder {
-        let (_, data) = self.split();
-        self.with(WEIGHTS, file_of(text, &data))
-    }
-
-    fn header(self, edit: impl FnOnce(&mut Value)) -> Folder {
-        let (mut header, _) = self.split();
-        edit(&mut header);
-        self.header_text(&header.to_string())
-    }
-
-    /// Other bytes at the start of a tensor's data.
-    fn data(self, tensor: &str, bytes: &[u8]) -> Folder {
-        let (header, mut data) = self.split();
-        let start = header[tensor]["data_offsets"][0].as_u64().unwrap() as usize;
-        data[start..start + bytes.len()].copy_from_slice(bytes);
-        self.with(WEIGHTS, file_of(&header.to_string(), &data))
-    }
-
-    /// The weights as a list, so that one can be left out, added or given to another file.
-    fn tensors(&self) -> Vec<Tensor> {
-        let (header, data) = self.split();
-        let tensors = header.as_object().unwrap().iter().filter(|(name, _)| *name != "__metadata__");
-        let range = |entry: &Value| {
-            let end = |i: usize| entry["data_offsets"][i].as_u64().unwrap() as usize;
-            end(0)..end(1)
-        };
-        tensors.map(|(name, entry)| (name.clone(), entry.clone(), data[range(entry)].to_vec())).collect()
-    }
-
-    fn write(&self) -> Written {
-        static COUNT: AtomicUsize = AtomicUsize::new(0);
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("tritone-folder-{}-{number}", std::process::id()));
-        std::fs::create_dir_all(&path).unwrap();
-        let written = Written(path);
-        for (name, bytes) in &self.0 {
-            std::fs::write(written.0.join(name), bytes).unwrap();
-        }
-        written
-    }
-
-    fn load(&self) -> Result<Model, tritone_runtime::error::Error> {
-        let written = self.write();
-        let options = LoadOptions { threads: Some(1), ..LoadOptions::default() };
-        Model::load(Source::File(written.0.clone()), &options, &mut |_| {})
-    }
-
-    /// The folder is refused in one sentence that has all of these in it.
-    #[track_caller]
-    fn refused(&self, parts: &[&str]) {
-        let message = self.load().err().expect("this folder must be refused").to_string();
-        assert!(!message.contains('\n') && message.len() < 900, "{message}");
-        for part in parts {
-            assert!(message.contains(part), "`{part}` is not in: {message}");
-        }
-    }
-}
-
-type Tensor = (String, Value, Vec<u8>);
-
-fn file_of(header: &str, data: &[u8]) -> Vec<u8> {
-    [&(header.len() as u64).to_le_bytes(), header.as_bytes(), data].concat()
-}
-
-/// A file of these tensors, one after the other.
-fn pack(tensors: &[Tensor]) -> Vec<u8> {
-    let (mut header, mut all) = (serde_json::Map::new(), Vec::new());
-    for (name, entry, data) in tensors {
-        let mut entry = entry.clone();
-        entry["data_offsets"] = json!([all.len(), all.len() + data.len()]);
-        all.extend(data);
-        header.insert(name.clone(), entry);
-    }
-    file_of(&Value::Object(header).to_string(), &all)
-}
 
 const NORM: &str = "model.norm.weight";
 const QUERY: &str = "model.layers.0.self_attn.q_proj.weight";
@@ -245,6 +116,37 @@ fn weights_that_do_not_fit() {
     good.clone().data("model.embed_tokens.weight", &[0xc0, 0x7f]).load().unwrap();
 }
 
+/// What other programs write and read: null for what is not said, ids that are none or several, a scale without dimensions.
+#[test]
+fn folders_that_are_sound_but_odd() {
+    let keys =
+        ["tie_word_embeddings", "attention_bias", "mlp_bias", "use_sliding_window", "use_bidirectional_attention"];
+    for key in keys {
+        Folder::llama().config(key, Value::Null).load().unwrap();
+    }
+    let quantization = |value: Value| {
+        Folder::llama().json("config.json", |config| config["quantization_config"]["use_rms_norm"] = value)
+    };
+    for value in [Value::Null, json!(false)] {
+        quantization(value).load().unwrap();
+    }
+    let bos = |id: Value| {
+        let folder = Folder::llama().with("tokenizer_config.json", "{}").config("bos_token_id", id);
+        folder.load().unwrap().tokenizer().bos()
+    };
+    assert_eq!(bos(json!(0)), Some(0));
+    for (id, expected) in [(json!(-1), None), (Value::Null, None), (json!([]), None), (json!([-1, 7, 8]), Some(7))] {
+        assert_eq!(bos(id), expected);
+    }
+    let (ours, mut same) = (Folder::llama(), Vec::new());
+    let scalar = ours.clone().header(|header| header[QUERY_SCALE]["shape"] = json!([]));
+    for folder in [ours, scalar] {
+        let query = folder.open().unwrap();
+        same.push(query.tensor("blk.0.attn_q.weight").unwrap().to_f32().unwrap());
+    }
+    assert_eq!(same[0], same[1]);
+}
+
 #[test]
 fn files_that_are_missing_or_elsewhere() {
     let good = Folder::llama;
@@ -253,7 +155,7 @@ fn files_that_are_missing_or_elsewhere() {
     good().without("tokenizer.json").refused(&["tokenizer.json"]);
     for name in ["config.json", "tokenizer.json", "tokenizer_config.json"] {
         good().with(name, "").refused(&[name, "empty"]);
-        good().with(name, "{").refused(&[name, "JSON"]);
+        good().with(name, "{").refused(&[name, "JSON", "download it again"]);
         good().with(name, "[".repeat(100_000)).refused(&[name, "JSON"]);
         good().with(name, format!("{{\"model\":{}", "[".repeat(100_000))).refused(&[name, "JSON"]);
     }
@@ -288,6 +190,9 @@ fn configurations_that_do_not_run() {
     quantization("linear_class", "linear").refused(&["quantization_config", "'linear'", "autobitlinear"]);
     quantization("quantization_mode", "later").refused(&["quantization_config", "'later'", "online"]);
     Folder::llama()
+        .json("config.json", |config| config["quantization_config"]["use_rms_norm"] = json!(true))
+        .refused(&["quantization_config", "use_rms_norm", "q_proj.norm.weight"]);
+    Folder::llama()
         .json("config.json", |config| drop(config.as_object_mut().unwrap().remove("quantization_config")))
         .refused(&["weight_scale", "no quantization"]);
     config("rope_scaling", json!({"rope_type": "longrope", "factor": 2.0})).refused(&["rope_scaling", "'longrope'"]);
@@ -314,7 +219,10 @@ fn configurations_that_do_not_run() {
         config(key, json!(0)).refused(&["0"]);
         config(key, json!(u32::MAX)).refused(&["4294967295"]);
         config(key, json!(-1)).refused(&["config.json", "JSON"]);
-        config(key, json!("many")).refused(&["config.json", "JSON"]);
+        config(key, json!("many")).refused(&["config.json", "JSON", "not of the form"]);
+    }
+    for key in ["bos_token_id", "eos_token_id"] {
+        config(key, json!(1_u64 << 32)).refused(&["config.json", "no token has the id 4294967296"]);
     }
     config("head_dim", json!(7)).refused(&["7"]);
     config("rms_norm_eps", json!(-1.0)).refused(&["rms"]);

@@ -40,36 +40,53 @@ pub(super) struct HfConfig {
     query_pre_attn_scalar: Option<f32>,
     attn_logit_softcapping: Option<f32>,
     final_logit_softcapping: Option<f32>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     use_bidirectional_attention: bool,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub(super) tie_word_embeddings: bool,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     attention_bias: bool,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     mlp_bias: bool,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     use_sliding_window: bool,
     quantization_config: Option<Quantization>,
-    pub(super) bos_token_id: Option<u32>,
-    pub(super) eos_token_id: Option<OneOrMore>,
+    pub(super) bos_token_id: Option<Ids>,
+    pub(super) eos_token_id: Option<Ids>,
 }
 
-/// An id, or a list of them.
-#[derive(Clone, Debug, Deserialize)]
+/// Ids of tokens: a file has one or a list of them. Some write a negative number for none.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(try_from = "OneOrMore")]
+pub(super) struct Ids(pub(super) Vec<u32>);
+
+#[derive(Deserialize)]
 #[serde(untagged)]
-pub(super) enum OneOrMore {
-    One(u32),
-    More(Vec<u32>),
+enum OneOrMore {
+    One(i64),
+    More(Vec<i64>),
 }
 
-impl OneOrMore {
-    pub(super) fn ids(&self) -> &[u32] {
-        match self {
-            OneOrMore::One(id) => std::slice::from_ref(id),
+impl TryFrom<OneOrMore> for Ids {
+    type Error = String;
+
+    fn try_from(ids: OneOrMore) -> std::result::Result<Ids, String> {
+        let ids = match ids {
+            OneOrMore::One(id) => vec![id],
             OneOrMore::More(ids) => ids,
-        }
+        };
+        let id = |id: i64| u32::try_from(id).map_err(|_| format!("no token has the id {id}"));
+        ids.into_iter().filter(|&id| id >= 0).map(id).collect::<std::result::Result<_, _>>().map(Ids)
     }
+}
+
+/// What is not there and what is null is the default.
+fn or_default<'de, T, D>(value: D) -> std::result::Result<T, D::Error>
+where
+    T: Default + Deserialize<'de>,
+    D: serde::Deserializer<'de>,
+{
+    Option::deserialize(value).map(Option::unwrap_or_default)
 }
 
 #[derive(Debug, Deserialize)]
@@ -110,6 +127,9 @@ struct Quantization {
     quant_method: String,
     linear_class: Option<String>,
     quantization_mode: Option<String>,
+    /// Whether a norm with weights of its own stands before each matrix.
+    #[serde(default, deserialize_with = "or_default")]
+    use_rms_norm: bool,
 }
 
 /// How the matrices of the folder are stored.
@@ -192,6 +212,10 @@ impl HfConfig {
         {
             let what = format!("the quantization mode '{}'", shown(mode));
             return Err(self.refused("quantization_config", what, "online and offline are read"));
+        }
+        if quantization.use_rms_norm && !input_norms {
+            let what = "use_rms_norm is true, but no tensor is a norm before a matrix (q_proj.norm.weight)".to_owned();
+            return Err(self.refused("quantization_config", what, "models whose norms lie under such names run here"));
         }
         match quantization.linear_class.as_deref() {
             None | Some("bitlinear") => Ok(Scheme::BitNet { divides: true }),

@@ -71,21 +71,23 @@ pub fn open(path: &Path) -> Result<Checkpoint> {
     if let Some(pooling) = pooling {
         metadata.push((format!("{architecture}.pooling_type"), Value::U32(pooling.gguf_number())));
     }
-    let json = |name: &str| -> Result<Option<(String, Bytes)>> {
+    let read = |name: &str| -> Result<Option<(String, Bytes)>> {
         let path = path.join(name);
         Ok(if path.exists() { Some((path.display().to_string(), small(&path)?)) } else { None })
     };
-    let Some((tokenizer_name, tokenizer_json)) = json("tokenizer.json")? else {
+    let Some((tokenizer_name, tokenizer_json)) = read("tokenizer.json")? else {
         return Err(Error::Tokenizer {
             what: format!("{folder} has no tokenizer.json"),
             fix: "download it into the folder".to_owned(),
         });
     };
-    let (named, generation) = (json("tokenizer_config.json")?, json("generation_config.json")?);
+    let (named, generation) = (read("tokenizer_config.json")?, read("generation_config.json")?);
+    let template = read("chat_template.jinja")?;
     let files = Files {
         tokenizer: (&tokenizer_name, &tokenizer_json),
         config: named.as_ref().map(|(name, bytes)| (&**name, &**bytes)),
         generation: generation.as_ref().map(|(name, bytes)| (&**name, &**bytes)),
+        template: template.as_ref().map(|(name, bytes)| (&**name, &**bytes)),
     };
     tokenizer::metadata(&files, &config, pooling, vocab_size, &mut metadata)?;
     let format = match shards.len() {
@@ -95,12 +97,12 @@ pub fn open(path: &Path) -> Result<Checkpoint> {
     Checkpoint::new(folder.into(), format, size, metadata, tensors)
 }
 
-/// A file of JSON; none that belongs to a model is larger.
+/// A file of text; none that belongs to a model is larger.
 pub(super) fn small(path: &Path) -> Result<Bytes> {
-    const MAX_JSON: usize = 64 << 20;
+    const MAX_TEXT: usize = 64 << 20;
     let bytes = Bytes::open(path)?;
-    if bytes.len() > MAX_JSON {
-        let what = format!("the file has {} bytes, the limit is {MAX_JSON}", bytes.len());
+    if bytes.len() > MAX_TEXT {
+        let what = format!("the file has {} bytes, the limit is {MAX_TEXT}", bytes.len());
         return Err(malformed(Place::file(path.display().to_string()), what));
     }
     Ok(bytes)

@@ -48,7 +48,7 @@ impl Dtype {
 pub(super) struct Entry {
     pub(super) name: String,
     pub(super) dtype: Dtype,
-    /// The slowest first; no dimension is 0.
+    /// The slowest first, at least one; none is 0.
     pub(super) shape: Vec<usize>,
     /// Bytes of the file.
     pub(super) range: Range<usize>,
@@ -110,9 +110,13 @@ fn entry(file: &str, name: String, fields: &Fields, start: usize, file_len: usiz
         size = size.zip(dim).and_then(|(size, dim)| size.checked_mul(dim));
         shape.push(dim.unwrap_or_default());
     }
+    // A single value has no dimensions.
+    if shape.is_empty() {
+        shape.push(1);
+    }
     let [from, to] = fields.data_offsets;
     let span = to.checked_sub(from);
-    if size.is_none() || span != size.map(|size| size as u64) || shape.is_empty() || shape.len() > 4 {
+    if size.is_none() || span != size.map(|size| size as u64) || shape.len() > 4 {
         let what = format!("a shape of {:?} does not have the {from}..{to} bytes it is given", fields.shape);
         return Err(malformed(place(), what));
     }

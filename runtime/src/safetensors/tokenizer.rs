@@ -1,16 +1,16 @@
-//! `tokenizer.json` and `tokenizer_config.json`, as GGUF's `tokenizer.ggml.*` keys.
+//! `tokenizer.json`, `tokenizer_config.json` and `chat_template.jinja`, as GGUF's `tokenizer.ggml.*` keys.
 //!
-//! Two kinds are read. Byte-level BPE, whose rule for cutting words is a regular expression: it is
-//! compared with those that are implemented, and an unknown one is refused, because another cut
-//! means other tokens. And SentencePiece vocabularies that were turned into BPE with byte fallback
+//! Two kinds are read, if their steps are among those of `steps.rs`. Byte-level BPE, and SentencePiece vocabularies that were turned into BPE with byte fallback
 //! (Llama 2), whose merges are ranked by what were scores: the rank of the merge that makes a token
 //! becomes its score again.
 
-use super::config::HfConfig;
-use super::from_json;
+use super::config::{HfConfig, Ids};
+use super::steps::{self, Step};
+use super::{from_json, malformed};
 use crate::checkpoint::{Array, Value};
 use crate::config::Pooling;
-use crate::error::{Error, Result, shown};
+use crate::error::{Error, Place, Result, shown};
+use crate::tokenizer::{END_TOKENS_KEY, SPACE_PREFIX_KEY, SpacePrefix};
 use serde::Deserialize;
 use std::collections::HashMap;
 
@@ -22,29 +22,27 @@ const USER_DEFINED: i32 = 4;
 const UNUSED: i32 = 5;
 const BYTE: i32 = 6;
 
-const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-const QWEN2: &str =
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-
 /// Names and contents of the files.
 pub(super) struct Files<'f> {
     pub(super) tokenizer: (&'f str, &'f [u8]),
     pub(super) config: Option<(&'f str, &'f [u8])>,
     pub(super) generation: Option<(&'f str, &'f [u8])>,
+    /// The chat template by itself, as newer folders have it.
+    pub(super) template: Option<(&'f str, &'f [u8])>,
 }
 
 #[derive(Deserialize)]
-struct TokenizerFile {
-    model: BpeModel,
+pub(super) struct TokenizerFile {
+    pub(super) model: BpeModel,
     #[serde(default)]
-    added_tokens: Vec<AddedToken>,
-    normalizer: Option<Step>,
-    pre_tokenizer: Option<Step>,
-    post_processor: Option<serde_json::Value>,
+    pub(super) added_tokens: Vec<AddedToken>,
+    pub(super) normalizer: Option<Step>,
+    pub(super) pre_tokenizer: Option<Step>,
+    pub(super) post_processor: Option<Step>,
 }
 
 #[derive(Deserialize)]
-struct BpeModel {
+pub(super) struct BpeModel {
     #[serde(rename = "type")]
     kind: Option<String>,
     vocab: HashMap<String, u32>,
@@ -52,6 +50,11 @@ struct BpeModel {
     #[serde(default)]
     byte_fallback: bool,
     unk_token: Option<String>,
+    #[serde(default)]
+    pub(super) ignore_merges: bool,
+    pub(super) dropout: Option<f32>,
+    pub(super) continuing_subword_prefix: Option<String>,
+    pub(super) end_of_word_suffix: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -62,36 +65,23 @@ enum Merge {
 }
 
 #[derive(Deserialize)]
-struct AddedToken {
+pub(super) struct AddedToken {
     id: u32,
-    content: String,
+    pub(super) content: String,
     #[serde(default)]
-    special: bool,
-}
-
-/// A normalizer or a pre-tokenizer, or a sequence of them.
-#[derive(Deserialize)]
-struct Step {
-    #[serde(rename = "type")]
-    kind: String,
-    #[serde(alias = "pretokenizers", alias = "normalizers", default)]
-    steps: Vec<Step>,
-    pattern: Option<Pattern>,
-    use_regex: Option<bool>,
-    prepend_scheme: Option<String>,
-    add_prefix_space: Option<bool>,
-}
-
-#[derive(Deserialize)]
-enum Pattern {
-    Regex(String),
-    String(#[allow(dead_code, reason = "its presence is what counts")] String),
-}
-
-impl Step {
-    fn all(&self) -> Vec<&Step> {
-        std::iter::once(self).chain(self.steps.iter().flat_map(Step::all)).collect()
-    }
+    pub(super) special: bool,
+    /// Whether it takes the white space before it.
+    #[serde(default)]
+    pub(super) lstrip: bool,
+    /// Whether it takes the white space behind it.
+    #[serde(default)]
+    pub(super) rstrip: bool,
+    /// Whether it is found between words only.
+    #[serde(default)]
+    pub(super) single_word: bool,
+    /// Whether it is searched for in what the normalizer makes of a text.
+    #[serde(default)]
+    pub(super) normalized: bool,
 }
 
 #[derive(Default, Deserialize)]
@@ -117,6 +107,18 @@ enum ChatTemplates {
     Named(Vec<NamedTemplate>),
 }
 
+impl ChatTemplates {
+    fn chosen(self) -> Option<String> {
+        match self {
+            ChatTemplates::One(template) => Some(template),
+            ChatTemplates::Named(all) => {
+                let default = all.iter().position(|template| template.name == "default").unwrap_or(0);
+                all.into_iter().nth(default).map(|template| template.template)
+            }
+        }
+    }
+}
+
 #[derive(Deserialize)]
 struct NamedTemplate {
     name: String,
@@ -125,10 +127,10 @@ struct NamedTemplate {
 
 #[derive(Default, Deserialize)]
 struct GenerationConfig {
-    eos_token_id: Option<super::config::OneOrMore>,
+    eos_token_id: Option<Ids>,
 }
 
-fn refused(file: &str, what: String, fix: &str) -> Error {
+pub(super) fn refused(file: &str, what: String, fix: &str) -> Error {
     Error::Tokenizer { what: format!("{file}: {what}"), fix: fix.to_owned() }
 }
 
@@ -147,9 +149,12 @@ pub(super) fn metadata(
         let kind = shown(parsed.model.kind.as_deref().unwrap_or_default());
         return Err(refused(file, format!("a tokenizer of type '{kind}'"), "BPE is read"));
     }
-    let rule = if parsed.model.byte_fallback { None } else { Some(word_rule(file, &parsed)?) };
+    steps::check(file, &parsed)?;
+    let rule = if parsed.model.byte_fallback { None } else { Some(steps::word_rule(file, &parsed)?) };
     let tokens = Tokens::collect(file, &parsed, vocab_size)?;
 
+    // What GGUF has no key for.
+    let mut own = Vec::new();
     let mut put = |key: &str, value: Value| metadata.push((format!("tokenizer.ggml.{key}"), value));
     match rule {
         Some(rule) => {
@@ -164,7 +169,11 @@ pub(super) fn metadata(
         None => {
             put("model", Value::String("llama".into()));
             put("scores", Value::Array(Array::from_f32s(&tokens.scores(&parsed))));
-            put("add_space_prefix", Value::Bool(adds_space_prefix(&parsed)));
+            let prefix = steps::space_prefix(file, &parsed, tokens.pieces())?;
+            put("add_space_prefix", Value::Bool(prefix != SpacePrefix::Never));
+            if let Some(name) = prefix.own_name() {
+                own.push((SPACE_PREFIX_KEY.to_owned(), Value::String(name.into())));
+            }
         }
     }
     put("tokens", Value::Array(Array::from_strings(&tokens.texts)));
@@ -179,10 +188,9 @@ pub(super) fn metadata(
         Some(NamedToken::Name(name) | NamedToken::Object { content: name }) => tokens.id(name),
         None => None,
     };
-    let bos = id_of(&named.bos_token).or(config.bos_token_id);
-    let ends: Vec<u32> =
-        generation.eos_token_id.or_else(|| config.eos_token_id.clone()).map_or(vec![], |e| e.ids().to_vec());
-    let appended = appended(&parsed).and_then(|name| tokens.id(name));
+    let bos = id_of(&named.bos_token).or_else(|| config.bos_token_id.as_ref()?.0.first().copied());
+    let Ids(ends) = generation.eos_token_id.or_else(|| config.eos_token_id.clone()).unwrap_or_default();
+    let appended = steps::appended(&parsed).and_then(|name| tokens.id(name));
     let eos = match pooling {
         // What such a model pools is the token that was put behind texts in its training. The name in
         // tokenizer_config.json may be that of the token with which the model it was made from ended its turns.
@@ -198,10 +206,16 @@ pub(super) fn metadata(
     // A second token that ends a turn.
     if let Some(&eot) = ends.iter().find(|&&id| Some(id) != eos) {
         put("eot_token_id", Value::U32(eot));
+        if ends.iter().any(|&id| Some(id) != eos && id != eot) {
+            own.push((END_TOKENS_KEY.to_owned(), Value::Array(Array::from_u32s(&ends))));
+        }
     }
-    let prepends_bos = bos.and_then(|id| tokens.texts.get(id as usize)).is_some_and(|bos| prepends(&parsed, bos));
-    // What GGUF's readers assume where nothing is said is right for chat models only.
-    let add_bos = named.add_bos_token.or((prepends_bos || pooling.is_some()).then_some(prepends_bos));
+    let prepends_bos =
+        bos.and_then(|id| tokens.texts.get(id as usize)).is_some_and(|bos| steps::prepends(&parsed, bos));
+    // Where no step follows the model nothing is said, and GGUF's readers do what is usual with the kind of tokenizer; that is
+    // right for chat models only.
+    let is_said = parsed.post_processor.is_some() || pooling.is_some();
+    let add_bos = named.add_bos_token.or(is_said.then_some(prepends_bos));
     if let Some(add) = add_bos {
         put("add_bos_token", Value::Bool(add));
     }
@@ -212,88 +226,32 @@ pub(super) fn metadata(
     if let Some(add) = add_eos {
         put("add_eos_token", Value::Bool(add));
     }
-    let template = named.chat_template.and_then(|templates| match templates {
-        ChatTemplates::One(template) => Some(template),
-        ChatTemplates::Named(all) => {
-            let default = all.iter().position(|template| template.name == "default").unwrap_or(0);
-            all.into_iter().nth(default).map(|template| template.template)
-        }
-    });
+    // A folder may have both; the file by itself is the one that applies.
+    let template = match files.template {
+        Some((file, bytes)) => Some(own_template(file, bytes)?),
+        None => named.chat_template.and_then(ChatTemplates::chosen),
+    };
     if let Some(template) = template {
         metadata.push(("tokenizer.chat_template".to_owned(), Value::String(template)));
     }
+    metadata.append(&mut own);
     Ok(())
+}
+
+/// The text of a file with a chat template.
+fn own_template(file: &str, bytes: &[u8]) -> Result<String> {
+    match std::str::from_utf8(bytes) {
+        // Ends of lines as Python reads them.
+        Ok(text) => Ok(text.replace("\r\n", "\n")),
+        Err(error) => {
+            let at = Place::file(file).at(error.valid_up_to() as u64);
+            Err(malformed(at, "the chat template is not UTF-8".to_owned()))
+        }
+    }
 }
 
 fn optional<T: Default + serde::de::DeserializeOwned>(file: Option<(&str, &[u8])>) -> Result<T> {
     file.map_or_else(|| Ok(T::default()), |(name, bytes)| from_json(name, bytes))
-}
-
-/// `tokenizer.ggml.pre` of a byte-level tokenizer.
-fn word_rule(file: &str, parsed: &TokenizerFile) -> Result<&'static str> {
-    let steps = parsed.pre_tokenizer.as_ref().map(Step::all).unwrap_or_default();
-    if !steps.iter().any(|step| step.kind == "ByteLevel") {
-        return Err(refused(
-            file,
-            "the vocabulary is neither one of bytes nor one with byte fallback".to_owned(),
-            "byte-level BPE and SentencePiece with byte fallback are read",
-        ));
-    }
-    // What composes characters first (Qwen's NFC) leaves most texts as they are; the rules here do
-    // not, as the converters of this field do not.
-    let regexes: Vec<&str> = steps
-        .iter()
-        .filter_map(|step| match &step.pattern {
-            Some(Pattern::Regex(regex)) => Some(regex.as_str()),
-            _ => None,
-        })
-        .collect();
-    let built_in = steps.iter().any(|step| step.kind == "ByteLevel" && step.use_regex != Some(false));
-    match regexes[..] {
-        [LLAMA3] => Ok("llama-bpe"),
-        [QWEN2] => Ok("qwen2"),
-        [] if built_in => Ok("gpt-2"),
-        _ => Err(refused(
-            file,
-            format!(
-                "text is cut into words by {regexes:?}",
-                regexes = regexes.iter().map(|r| shown(r)).collect::<Vec<_>>()
-            ),
-            "the rules of Llama-3, Qwen2 and GPT-2 are implemented; convert the model to GGUF with its own converter",
-        )),
-    }
-}
-
-/// Whether a SentencePiece text gets a space before it.
-fn adds_space_prefix(parsed: &TokenizerFile) -> bool {
-    let steps = |step: &Option<Step>| {
-        step.as_ref().is_some_and(|step| {
-            step.all().iter().any(|step| match &*step.kind {
-                "Prepend" => true,
-                "Metaspace" => {
-                    step.prepend_scheme.as_deref().map_or(step.add_prefix_space != Some(false), |s| s != "never")
-                }
-                _ => false,
-            })
-        })
-    };
-    steps(&parsed.normalizer) || steps(&parsed.pre_tokenizer)
-}
-
-/// Whether the template of a single text begins with `token`.
-fn prepends(parsed: &TokenizerFile, token: &str) -> bool {
-    templates(parsed).any(|template| template.first().is_some_and(|part| part["SpecialToken"]["id"] == token))
-}
-
-/// The token with which the template of a single text ends, if it does with one.
-fn appended(parsed: &TokenizerFile) -> Option<&str> {
-    templates(parsed).find_map(|template| template.last()?["SpecialToken"]["id"].as_str())
-}
-
-/// Templates of a single text.
-fn templates(parsed: &TokenizerFile) -> impl Iterator<Item = &Vec<serde_json::Value>> {
-    let nested = parsed.post_processor.iter().filter_map(|post| post["processors"].as_array()).flatten();
-    parsed.post_processor.iter().chain(nested).filter_map(|step| step["single"].as_array())
 }
 
 struct Tokens {
@@ -339,6 +297,12 @@ impl Tokens {
         }
         let texts = texts.into_iter().enumerate().map(|(id, text)| text.unwrap_or_else(|| format!("[PAD{id}]")));
         Ok(Tokens { texts: texts.collect(), types, ids })
+    }
+
+    /// Texts that merges can make.
+    fn pieces(&self) -> impl Iterator<Item = &str> {
+        let all = self.texts.iter().zip(&self.types);
+        all.filter(|(_, kind)| matches!(**kind, NORMAL | USER_DEFINED)).map(|(text, _)| text.as_str())
     }
 
     fn id(&self, text: &str) -> Option<u32> {

@@ -1,8 +1,8 @@
 //! Reads a [`VocabSpec`] from a checkpoint.
 
-use super::{PreTokenizer, Tokenizer, VocabError, VocabKind, VocabSpec};
+use super::{END_TOKENS_KEY, PreTokenizer, SPACE_PREFIX_KEY, SpacePrefix, Tokenizer, VocabError, VocabKind, VocabSpec};
 use crate::checkpoint::Checkpoint;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, shown};
 
 /// The vocabulary of Llama-3, whose files may lack the rule that cuts words.
 const LLAMA3_TOKENS: usize = 128_256;
@@ -36,12 +36,13 @@ impl Tokenizer {
             }
             VocabKind::Spm => {
                 spec.scores = file.get("tokenizer.ggml.scores")?;
-                spec.add_space_prefix = file.find("tokenizer.ggml.add_space_prefix")?;
+                spec.space_prefix = space_prefix(file)?;
             }
         }
         spec.bos = file.find("tokenizer.ggml.bos_token_id")?;
         spec.eos = file.find("tokenizer.ggml.eos_token_id")?;
         spec.eot = file.find("tokenizer.ggml.eot_token_id")?;
+        spec.ends = file.find(END_TOKENS_KEY)?.unwrap_or_default();
         spec.unk = file.find("tokenizer.ggml.unknown_token_id")?;
         spec.add_bos = file.find("tokenizer.ggml.add_bos_token")?;
         spec.add_eos = file.find("tokenizer.ggml.add_eos_token")?;
@@ -49,6 +50,20 @@ impl Tokenizer {
             refuse(file, error.to_string(), "the file is damaged or was converted wrongly: get it again")
         })
     }
+}
+
+fn space_prefix(file: &Checkpoint) -> Result<Option<SpacePrefix>> {
+    if let Some(name) = file.find::<&str>(SPACE_PREFIX_KEY)? {
+        return SpacePrefix::from_own_name(name).map(Some).ok_or_else(|| {
+            refuse(
+                file,
+                format!("{SPACE_PREFIX_KEY} is \"{}\"", shown(name)),
+                "this program knows if-missing and first-if-missing; a newer one may have written the file",
+            )
+        });
+    }
+    let add: Option<bool> = file.find("tokenizer.ggml.add_space_prefix")?;
+    Ok(add.map(|add| if add { SpacePrefix::Always } else { SpacePrefix::Never }))
 }
 
 fn pre_tokenizer(file: &Checkpoint, tokens: usize) -> Result<PreTokenizer> {

@@ -18,7 +18,8 @@ mod vocab;
 pub use split::PreTokenizer;
 pub use stop::{StopError, StopStrings};
 pub use utf8::Utf8Stream;
-pub use vocab::{VocabError, VocabKind, VocabSpec};
+pub(crate) use vocab::{END_TOKENS_KEY, SPACE_PREFIX_KEY};
+pub use vocab::{SpacePrefix, VocabError, VocabKind, VocabSpec};
 
 use bpe::{Merger, Merges};
 use std::borrow::Cow;
@@ -37,7 +38,7 @@ pub enum SpecialTokens {
 #[derive(Debug, Clone)]
 enum Model {
     Bpe { rule: PreTokenizer, merges: Merges, byte_ids: Box<[u32; 256]> },
-    Spm { scores: Vec<u32>, byte_ids: Box<[Option<u32>; 256]>, unk: Option<u32>, space_prefix: bool },
+    Spm { scores: Vec<u32>, byte_ids: Box<[Option<u32>; 256]>, unk: Option<u32>, space_prefix: SpacePrefix },
 }
 
 /// A vocabulary ready for use. Immutable; may be shared between threads.
@@ -75,7 +76,7 @@ impl Tokenizer {
                     scores: spec.scores.iter().map(|&score| spm::score_order(score)).collect(),
                     byte_ids: Box::new(spm_byte_ids(&vocab, unk)?),
                     unk,
-                    space_prefix: spec.add_space_prefix.unwrap_or(true),
+                    space_prefix: spec.space_prefix.unwrap_or(SpacePrefix::Always),
                 }
             }
         };
@@ -122,18 +123,18 @@ impl Tokenizer {
         let mut merger = Merger::default();
         let mut done = 0;
         for (start, end, id) in specials.find(text) {
-            self.encode_plain(&stretch(&text[done..start]), &mut merger, &mut out);
+            self.encode_plain(&stretch(&text[done..start]), done == 0, &mut merger, &mut out);
             if !(start == 0 && add_bos && Some(id) == self.bos) {
                 out.push(id);
             }
             done = end;
         }
-        self.encode_plain(&stretch(&text[done..]), &mut merger, &mut out);
+        self.encode_plain(&stretch(&text[done..]), done == 0, &mut merger, &mut out);
         out
     }
 
-    /// Appends the tokens of a text between two special tokens.
-    fn encode_plain(&self, text: &str, merger: &mut Merger, out: &mut Vec<u32>) {
+    /// Appends the tokens of a text between two special tokens. `begins` says whether none is before it.
+    fn encode_plain(&self, text: &str, begins: bool, merger: &mut Merger, out: &mut Vec<u32>) {
         if text.is_empty() {
             return;
         }
@@ -154,7 +155,7 @@ impl Tokenizer {
             }
             Model::Spm { scores, byte_ids, unk, space_prefix } => {
                 let mut escaped = String::with_capacity(text.len() + 1);
-                if *space_prefix {
+                if space_prefix.applies(text, begins) {
                     escaped.push(' ');
                 }
                 escaped.push_str(&text.replace('▁', " "));
@@ -179,8 +180,12 @@ impl Tokenizer {
     /// outside the vocabulary stand for nothing.
     pub fn decode(&self, ids: &[u32]) -> Vec<u8> {
         let mut out = Vec::new();
-        // The space that encoding puts before each stretch of text is taken away again.
-        let mut begins = matches!(self.model, Model::Spm { space_prefix: true, .. });
+        // The space that encoding puts before stretches of text is taken away again.
+        let prefix = match self.model {
+            Model::Spm { space_prefix, .. } => space_prefix,
+            Model::Bpe { .. } => SpacePrefix::Never,
+        };
+        let mut begins = prefix != SpacePrefix::Never;
         for &id in ids {
             let bytes = self.token_bytes(id);
             match self.vocab.kinds.get(id as usize) {
@@ -190,7 +195,11 @@ impl Tokenizer {
                 }
                 _ => {
                     out.extend_from_slice(bytes);
-                    begins = matches!(self.model, Model::Spm { space_prefix: true, .. });
+                    begins = match prefix {
+                        SpacePrefix::Never => false,
+                        SpacePrefix::Always | SpacePrefix::IfMissing => true,
+                        SpacePrefix::FirstIfMissing => begins && out.is_empty(),
+                    };
                 }
             }
         }

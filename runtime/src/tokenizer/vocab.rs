@@ -16,6 +16,51 @@ pub enum VocabKind {
     Spm,
 }
 
+/// Where SentencePiece puts a space before text. Special tokens cut a text into stretches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SpacePrefix {
+    /// Nowhere.
+    Never,
+    /// Before each stretch.
+    Always,
+    /// Before each stretch that does not begin with one.
+    IfMissing,
+    /// Before the text, unless it begins with one or with a special token.
+    FirstIfMissing,
+}
+
+impl SpacePrefix {
+    /// What GGUF's `add_space_prefix` cannot say, under [`SPACE_PREFIX_KEY`].
+    pub(crate) fn own_name(self) -> Option<&'static str> {
+        match self {
+            Self::Never | Self::Always => None,
+            Self::IfMissing => Some("if-missing"),
+            Self::FirstIfMissing => Some("first-if-missing"),
+        }
+    }
+
+    pub(super) fn from_own_name(name: &str) -> Option<Self> {
+        [Self::IfMissing, Self::FirstIfMissing].into_iter().find(|prefix| prefix.own_name() == Some(name))
+    }
+
+    /// Whether a stretch that is not empty gets a space; `begins` says whether the text begins with it.
+    pub(super) fn applies(self, stretch: &str, begins: bool) -> bool {
+        let is_missing = !stretch.starts_with([' ', '▁']);
+        match self {
+            Self::Never => false,
+            Self::Always => true,
+            Self::IfMissing => is_missing,
+            Self::FirstIfMissing => is_missing && begins,
+        }
+    }
+}
+
+/// Our own key beside GGUF's `tokenizer.ggml.add_space_prefix`: where that does not say exactly what is meant.
+pub(crate) const SPACE_PREFIX_KEY: &str = "tritone.space_prefix";
+
+/// Our own key beside GGUF's two ids of tokens that end an answer: all of them, where there are more.
+pub(crate) const END_TOKENS_KEY: &str = "tritone.end_token_ids";
+
 /// A vocabulary before it is checked: what a file says, borrowed from it.
 ///
 /// Ids are positions in `tokens`. Lists that may be absent are empty.
@@ -38,14 +83,16 @@ pub struct VocabSpec<'a> {
     pub eos: Option<u32>,
     /// Ends a turn.
     pub eot: Option<u32>,
+    /// Tokens that end an answer beside these two.
+    pub ends: Vec<u32>,
     /// Stands for text that cannot be spelled.
     pub unk: Option<u32>,
     /// Whether texts begin with `bos`; by default true for SentencePiece and Llama-3.
     pub add_bos: Option<bool>,
     /// Whether texts end with `eos`; by default false.
     pub add_eos: Option<bool>,
-    /// SentencePiece only: whether a space is put before a text; by default true.
-    pub add_space_prefix: Option<bool>,
+    /// SentencePiece only: where a space is put before text; by default always.
+    pub space_prefix: Option<SpacePrefix>,
 }
 
 impl VocabSpec<'_> {
@@ -60,10 +107,11 @@ impl VocabSpec<'_> {
             bos: None,
             eos: None,
             eot: None,
+            ends: Vec::new(),
             unk: None,
             add_bos: None,
             add_eos: None,
-            add_space_prefix: None,
+            space_prefix: None,
         }
     }
 }
@@ -274,8 +322,9 @@ fn check(spec: &VocabSpec) -> Result<(), VocabError> {
         ("tokenizer.ggml.eot_token_id", spec.eot),
         ("tokenizer.ggml.unknown_token_id", spec.unk),
     ];
-    for (key, id) in ids {
-        if let Some(id) = id.filter(|&id| id as usize >= tokens) {
+    let ids = ids.into_iter().filter_map(|(key, id)| Some((key, id?)));
+    for (key, id) in ids.chain(spec.ends.iter().map(|&id| (END_TOKENS_KEY, id))) {
+        if id as usize >= tokens {
             return Err(VocabError::Id { key, id, tokens });
         }
     }
@@ -351,7 +400,7 @@ impl Vocab {
     /// The tokens that end an answer: those the file names and those known by name, in rising order.
     pub(super) fn end_tokens(&self, spec: &VocabSpec) -> Vec<u32> {
         let named = (0..self.len() as u32).filter(|&id| END_NAMES.contains(&spec.tokens[id as usize]));
-        let mut ids: Vec<u32> = named.chain(spec.eos).chain(spec.eot).collect();
+        let mut ids: Vec<u32> = named.chain(spec.eos).chain(spec.eot).chain(spec.ends.iter().copied()).collect();
         ids.sort_unstable();
         ids.dedup();
         ids
