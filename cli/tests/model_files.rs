@@ -88,6 +88,51 @@ fn models_with_one_scale_keep_their_activations() {
     assert_ne!(logits(&target, &[]), logits(&target, &["--activations", "block"]));
 }
 
+/// One matrix of a folder with scales for blocks has a single scale, which the type of the new file would show.
+#[test]
+fn models_with_scales_for_blocks_keep_their_activations() {
+    let folder = folder("convert-block");
+    let source = folder.join("mixed");
+    fs::create_dir(&source).unwrap();
+    for file in fs::read_dir(model("qwen3-group128")).unwrap() {
+        let file = file.unwrap().path();
+        if file.extension().is_some_and(|extension| extension != "gguf") {
+            fs::copy(&file, source.join(file.file_name().unwrap())).unwrap();
+        }
+    }
+    let weights = source.join("model.safetensors");
+    let mut bytes = fs::read(&weights).unwrap();
+    let header_len = usize::try_from(u64::from_le_bytes(bytes[..8].try_into().unwrap())).unwrap();
+    let header: serde_json::Value = serde_json::from_slice(&bytes[8..8 + header_len]).unwrap();
+    let tensor = &header["model.layers.0.self_attn.q_proj.weight"];
+    assert_eq!(tensor["dtype"], "F16");
+    let offset = |end: usize| 8 + header_len + tensor["data_offsets"][end].as_u64().unwrap() as usize;
+    for weight in bytes[offset(0)..offset(1)].chunks_exact_mut(2) {
+        let bits = u16::from_le_bytes([weight[0], weight[1]]);
+        // Of the same sign, 2^-4.
+        let other = if bits & 0x7fff == 0 { bits } else { bits & 0x8000 | 0x2c00 };
+        weight.copy_from_slice(&other.to_le_bytes());
+    }
+    fs::write(&weights, bytes).unwrap();
+
+    let source = source.display().to_string();
+    let tq = model("llama-silu-bitlinear/model-tq2_0.gguf");
+    for (name, source) in [("mixed", &source), ("tq", &tq)] {
+        let target = folder.join(format!("{name}.gguf")).display().to_string();
+        succeeds(&["convert", source, &target]);
+        assert_eq!(logits(&target, &[]), logits(source, &[]), "{name}");
+        assert_ne!(logits(&target, &[]), logits(source, &["--activations", "token"]), "{name}");
+        let inspect = String::from_utf8(succeeds(&["inspect", &target])).unwrap();
+        assert!(inspect.contains("one scale for the activations of a block"), "{inspect}");
+        assert!(inspect.contains("tritone.activations  string  \"block\""), "{inspect}");
+    }
+    // All blocks have one scale, which i2_s could hold, but not what the activations share.
+    let target = folder.join("i2_s.gguf").display().to_string();
+    refused(&["convert", &tq, &target, "--to", "i2_s"], 1, "t5 keeps");
+    refused(&["convert", &source, &target, "--to", "i2_s"], 1, "t5 keeps");
+    assert!(!Path::new(&target).exists());
+}
+
 #[test]
 fn what_cannot_be_is_refused_and_leaves_nothing() {
     let folder = folder("convert-refused");

@@ -1,6 +1,6 @@
 //! The shape and the rules of a model, read from a checkpoint.
 
-use crate::checkpoint::{Checkpoint, Value};
+use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Place, Result, shown};
 use std::fmt;
 
@@ -134,8 +134,8 @@ pub struct Window {
     pub rope_theta: f32,
 }
 
-/// The metadata key with which a converted file says `token` if its activations have one scale
-/// for a token although its weights have scales for blocks.
+/// The metadata key with which a converted file says what shares a scale among its activations, `token` or `block`: its weights
+/// no longer tell.
 pub const ACTIVATIONS_KEY: &str = "tritone.activations";
 
 /// How activations are scaled to int8.
@@ -148,15 +148,31 @@ pub enum ActivationScales {
 }
 
 impl ActivationScales {
-    /// What a model was trained for: by the block in models that were not trained as BitNet and
-    /// whose weights have a scale for each block, by the token in all others.
-    #[must_use]
-    pub fn expected(checkpoint: &Checkpoint, config: &Config) -> ActivationScales {
+    /// What a model was trained for. A file that was converted here says so. Of others, those of BitNet's architectures have one
+    /// scale for a token; the rest have it unless most of the matrices in their layers have scales for blocks: a single matrix
+    /// that differs changes nothing.
+    ///
+    /// # Errors
+    /// The file says something that is neither.
+    pub fn expected(checkpoint: &Checkpoint, config: &Config) -> Result<ActivationScales> {
+        match checkpoint.find::<&str>(ACTIVATIONS_KEY)? {
+            Some("token") => return Ok(ActivationScales::Token),
+            Some("block") => return Ok(ActivationScales::Block),
+            Some(other) => {
+                return Err(Error::Metadata {
+                    at: Box::new(Place::file(checkpoint.file()).key(ACTIVATIONS_KEY)),
+                    found: format!("'{}'", shown(other)),
+                    expected: "'token' or 'block'".to_owned(),
+                });
+            }
+            None => {}
+        }
         let trained_as_bitnet = matches!(config.architecture, Architecture::BitnetB158 | Architecture::Bitnet);
-        let one_scale = checkpoint.tensors().iter().any(|tensor| tensor.has_one_scale());
-        // A conversion from such a model to a type with scales for blocks says so.
-        let said = matches!(checkpoint.value(ACTIVATIONS_KEY), Some(Value::String(by)) if by == "token");
-        if trained_as_bitnet || one_scale || said { ActivationScales::Token } else { ActivationScales::Block }
+        let layers = checkpoint.tensors().iter().filter(|tensor| tensor.name().starts_with("blk."));
+        let (one_scale, blocks): (Vec<_>, Vec<_>) =
+            layers.filter(|tensor| tensor.is_ternary()).partition(|tensor| tensor.has_one_scale());
+        let mostly_one = !one_scale.is_empty() && one_scale.len() >= blocks.len();
+        Ok(if trained_as_bitnet || mostly_one { ActivationScales::Token } else { ActivationScales::Block })
     }
 }
 
