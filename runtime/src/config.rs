@@ -324,7 +324,7 @@ impl Config {
             _ => None,
         };
         let attention_scale = float("attention.scale", 1.0 / (head_dim as f32).sqrt())?;
-        refuse_what_is_missing_here(checkpoint, architecture, name)?;
+        refuse_what_is_missing_here(checkpoint, name)?;
         let context_length = optional("context_length")?.unwrap_or(2048);
         let vocab_size = checkpoint.tensor("token_embd.weight")?.rows();
 
@@ -385,7 +385,7 @@ impl Config {
 const GEMMA3_PERIOD: usize = 6;
 
 /// What a model of a known architecture may ask for in its metadata and would not get.
-fn refuse_what_is_missing_here(checkpoint: &Checkpoint, architecture: Architecture, name: &str) -> Result<()> {
+fn refuse_what_is_missing_here(checkpoint: &Checkpoint, name: &str) -> Result<()> {
     let refused = |suffix: &str, what: &str| Error::Unsupported {
         at: Box::new(Place::file(checkpoint.file()).key(format!("{name}.{suffix}"))),
         what: what.to_owned(),
@@ -394,15 +394,30 @@ fn refuse_what_is_missing_here(checkpoint: &Checkpoint, architecture: Architectu
     if checkpoint.find::<bool>(&format!("{name}.attention.causal"))? == Some(false) {
         return Err(refused("attention.causal", "every token sees the tokens after it too"));
     }
-    if architecture == Architecture::Gemma3 {
-        for suffix in ["attn_logit_softcapping", "final_logit_softcapping"] {
-            if checkpoint.find::<f32>(&format!("{name}.{suffix}"))?.is_some_and(|cap| cap != 0.0) {
-                return Err(refused(suffix, "scores are capped"));
-            }
+    if checkpoint.find::<bool>(&format!("{name}.use_parallel_residual"))? == Some(true) {
+        return Err(refused("use_parallel_residual", "attention and feed-forward blocks stand side by side"));
+    }
+    for (suffix, neutral, what) in MISSING_HERE {
+        if checkpoint.find::<f32>(&format!("{name}.{suffix}"))?.is_some_and(|value| !neutral.contains(&value)) {
+            return Err(refused(suffix, what));
         }
     }
     Ok(())
 }
+
+/// Numbers that ask for arithmetic which is not here, and the values with which they ask for nothing. Other engines take 0 for
+/// "not set".
+const MISSING_HERE: [(&str, &[f32], &str); 9] = [
+    ("attention.clamp_kqv", &[0.0], "queries, keys and values are clamped"),
+    ("attention.max_alibi_bias", &[0.0], "scores fall with the distance of tokens"),
+    ("attn_logit_softcapping", &[0.0], "scores are capped"),
+    ("embedding_scale", &[0.0, 1.0], "the embedding is scaled"),
+    ("expert_count", &[0.0], "feed-forward blocks are made of experts"),
+    ("final_logit_softcapping", &[0.0], "logits are capped"),
+    ("logit_scale", &[0.0, 1.0], "logits are scaled"),
+    ("residual_scale", &[0.0, 1.0], "what blocks add is scaled"),
+    ("rope.scale_linear", &[0.0, 1.0], "positions are scaled in the way of old files"),
+];
 
 /// How an embedding model pools; nothing if it is none.
 fn pooling(checkpoint: &Checkpoint, key: &str) -> Result<Option<Pooling>> {
