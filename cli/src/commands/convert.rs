@@ -63,6 +63,7 @@ pub fn run(args: &ConvertArgs) -> Result<()> {
     let mut checkpoint = load::source(Some(&args.source))?.open()?;
     checkpoint.set_i2s_layout(args.i2s_layout.into());
     let config = Config::from_checkpoint(&checkpoint)?;
+    config.expect_tensors(&checkpoint)?;
     let activations = ActivationScales::expected(&checkpoint, &config)?;
     let embedding = args.embedding.map(TensorType::from);
     let format = match args.to {
