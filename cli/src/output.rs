@@ -68,8 +68,8 @@ pub struct OutputFile {
 }
 
 impl OutputFile {
-    /// Starts to write `path`.
-    pub fn create(path: &Path) -> Result<OutputFile> {
+    /// Starts to write `path`; `hint` says what is wanted if it is no name of a file.
+    pub fn create(path: &Path, hint: &'static str) -> Result<OutputFile> {
         let failed = |error| refused(path, error);
         // Through a link the file it points to is replaced, not the link.
         let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
@@ -80,7 +80,7 @@ impl OutputFile {
         let Some(name) = target.file_name().filter(|_| !target.is_dir()) else {
             return Err(Stop::usage(
                 format_args!("cannot write {}: it is not the name of a file", path.display()),
-                "-o takes a file, such as logits.npy",
+                hint,
             ));
         };
         let (file, temporary) = beside(&target, name).map_err(failed)?;
@@ -147,8 +147,11 @@ fn beside(target: &Path, name: &OsStr) -> io::Result<(File, PathBuf)> {
 /// So many names are tried.
 const MOST_LEFT_BEHIND: u32 = 10_000;
 
-/// Why `path` could not be written.
+/// Why `path` could not be written. A reader of a pipe that has enough is no error.
 pub fn refused(path: &Path, error: io::Error) -> Stop {
+    if error.kind() == io::ErrorKind::BrokenPipe {
+        return Stop::ClosedPipe;
+    }
     let fix = match error.kind() {
         io::ErrorKind::StorageFull => "; free some space or write elsewhere",
         io::ErrorKind::NotFound => "; make the folder first",
@@ -167,8 +170,8 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("tritone-output-{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
         let target = folder.join("model.gguf");
-        let left = OutputFile::create(&target).unwrap();
-        let mut file = OutputFile::create(&target).unwrap();
+        let left = OutputFile::create(&target, "").unwrap();
+        let mut file = OutputFile::create(&target, "").unwrap();
         assert_ne!(file.temporary, left.temporary);
         file.write(b"whole").unwrap();
         file.finish().unwrap();
@@ -177,5 +180,12 @@ mod tests {
         drop(left);
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
         fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn a_reader_who_has_enough_is_no_error() {
+        let stop = |kind: io::ErrorKind| refused(Path::new("out"), kind.into());
+        assert!(matches!(stop(io::ErrorKind::BrokenPipe), Stop::ClosedPipe));
+        assert!(matches!(stop(io::ErrorKind::StorageFull), Stop::Error { .. }));
     }
 }

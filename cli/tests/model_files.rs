@@ -2,6 +2,7 @@
 //! not at all.
 
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -131,6 +132,35 @@ fn models_with_scales_for_blocks_keep_their_activations() {
     refused(&["convert", &tq, &target, "--to", "i2_s"], 1, "t5 keeps");
     refused(&["convert", &source, &target, "--to", "i2_s"], 1, "t5 keeps");
     assert!(!Path::new(&target).exists());
+}
+
+#[test]
+fn targets_that_are_no_files() {
+    let folder = folder("convert-targets");
+    let source = model("bitnet-relu2/model-i2_s.gguf");
+    let directory = folder.display().to_string();
+    refused(&["convert", &source, &directory], 2, "such as model.gguf");
+    refused(&["synth", "--shape", "story", "-o", &directory], 2, "such as model.gguf");
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_reader_who_has_enough_of_a_model_is_no_error() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_tritone"))
+        .args(["convert", &model("bitnet-relu2/model-i2_s.gguf"), "/dev/stdout", "-q"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut first = [0; 10];
+    child.stdout.take().unwrap().read_exact(&mut first).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{message}");
+    assert!(message.is_empty(), "{message}");
+    assert_eq!(&first[..4], b"GGUF");
 }
 
 #[test]
