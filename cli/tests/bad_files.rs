@@ -2,6 +2,7 @@
 //! is wrong, status 1, no panic, no hang.
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use tritone_runtime::checkpoint::{Array, Value};
@@ -168,6 +169,33 @@ fn incomplete_models_are_not_converted() {
         assert!(!target.exists());
     }
     fs::remove_file(&source).unwrap();
+}
+
+/// In a terminal the talk goes on; a script has to hear of it.
+#[test]
+fn a_piped_chat_ends_with_the_error_of_a_message() {
+    let path = temporary("raises.gguf");
+    let raises = with_metadata(|keys| {
+        keys.retain(|(key, _)| key != "tokenizer.chat_template");
+        let template = "{{ raise_exception('roles must alternate') }}";
+        keys.push(("tokenizer.chat_template".into(), Value::String(template.into())));
+    });
+    fs::write(&path, raises).unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_tritone"))
+        .args(["chat", "-q", "-t", "1", "-m"])
+        .arg(&path)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(b"hello\n").unwrap();
+    let output = child.wait_with_output().unwrap();
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert!(message.starts_with("error: ") && message.contains("roles must alternate"), "{message}");
+    assert!(output.stdout.is_empty());
+    fs::remove_file(&path).unwrap();
 }
 
 #[test]
