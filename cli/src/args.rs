@@ -176,7 +176,8 @@ pub struct ModelArgs {
     /// Gate function of the feed-forward blocks; left out: the architecture's own
     #[arg(long, value_enum, value_name = "FUNCTION")]
     pub ffn: Option<Gate>,
-    /// What shares a scale among int8 activations; left out: what the model was trained for
+    /// What shares a scale among int8 activations; left out: what the file's key tritone.activations says, else token in
+    /// BitNet's architectures and where at least half of the layers' matrices have one scale, else block
     #[arg(long, value_enum, value_name = "SHARED_BY")]
     pub activations: Option<SharedBy>,
     /// Prompt tokens that go through the layers at once; 0: the default

@@ -100,7 +100,9 @@ impl ModelFile {
     /// Starts `path` with the header of `writer`; `bytes` of tensor data are to follow.
     pub fn begin(path: &Path, writer: &Writer, bytes: u64, quiet: bool) -> Result<ModelFile> {
         let watch = Watch::start();
-        let data = writer.begin(OutputFile::create(path)?).map_err(|error| refused(path, error))?;
+        let data = writer
+            .begin(OutputFile::create(path, "give the new file a name, such as model.gguf")?)
+            .map_err(|error| refused(path, error))?;
         let bar = (!quiet && io::stderr().is_terminal()).then(|| {
             let style = ProgressStyle::with_template("writing {wide_bar} {bytes}/{total_bytes} {eta}")
                 .unwrap_or_else(|_| ProgressStyle::default_bar());

@@ -1,7 +1,7 @@
 //! Standard output, messages, and files that appear whole or not at all.
 
 use crate::failure::{Result, Stop};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt::{self, Display};
 use std::fs::{self, File};
 use std::io::{self, BufWriter, IsTerminal, Write};
@@ -68,8 +68,8 @@ pub struct OutputFile {
 }
 
 impl OutputFile {
-    /// Starts to write `path`.
-    pub fn create(path: &Path) -> Result<OutputFile> {
+    /// Starts to write `path`; `hint` says what is wanted if it is no name of a file.
+    pub fn create(path: &Path, hint: &'static str) -> Result<OutputFile> {
         let failed = |error| refused(path, error);
         // Through a link the file it points to is replaced, not the link.
         let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
@@ -80,14 +80,10 @@ impl OutputFile {
         let Some(name) = target.file_name().filter(|_| !target.is_dir()) else {
             return Err(Stop::usage(
                 format_args!("cannot write {}: it is not the name of a file", path.display()),
-                "-o takes a file, such as logits.npy",
+                hint,
             ));
         };
-        let mut hidden = OsString::from(".");
-        hidden.push(name);
-        hidden.push(format!(".{}.part", std::process::id()));
-        let temporary = target.with_file_name(hidden);
-        let file = File::create_new(&temporary).map_err(failed)?;
+        let (file, temporary) = beside(&target, name).map_err(failed)?;
         Ok(OutputFile { out: BufWriter::new(file), target, temporary: Some(temporary) })
     }
 
@@ -129,8 +125,33 @@ impl Write for OutputFile {
     }
 }
 
-/// Why `path` could not be written.
+/// A new file beside `target`. In a container every run has the same process id, so a run that was killed may have left the
+/// first names behind. Its files stay: nobody can tell from outside whether they are still written.
+fn beside(target: &Path, name: &OsStr) -> io::Result<(File, PathBuf)> {
+    let mut number = 0;
+    loop {
+        let mut hidden = OsString::from(".");
+        hidden.push(name);
+        match number {
+            0 => hidden.push(format!(".{}.part", std::process::id())),
+            _ => hidden.push(format!(".{}-{number}.part", std::process::id())),
+        }
+        let path = target.with_file_name(hidden);
+        match File::create_new(&path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && number < MOST_LEFT_BEHIND => number += 1,
+            file => return Ok((file?, path)),
+        }
+    }
+}
+
+/// So many names are tried.
+const MOST_LEFT_BEHIND: u32 = 10_000;
+
+/// Why `path` could not be written. A reader of a pipe that has enough is no error.
 pub fn refused(path: &Path, error: io::Error) -> Stop {
+    if error.kind() == io::ErrorKind::BrokenPipe {
+        return Stop::ClosedPipe;
+    }
     let fix = match error.kind() {
         io::ErrorKind::StorageFull => "; free some space or write elsewhere",
         io::ErrorKind::NotFound => "; make the folder first",
@@ -138,4 +159,33 @@ pub fn refused(path: &Path, error: io::Error) -> Stop {
         _ => "",
     };
     Stop::runtime(format_args!("cannot write {}: {error}{fix}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_that_a_killed_run_left_are_not_in_the_way() {
+        let folder = std::env::temp_dir().join(format!("tritone-output-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let target = folder.join("model.gguf");
+        let left = OutputFile::create(&target, "").unwrap();
+        let mut file = OutputFile::create(&target, "").unwrap();
+        assert_ne!(file.temporary, left.temporary);
+        file.write(b"whole").unwrap();
+        file.finish().unwrap();
+        assert_eq!(fs::read(&target).unwrap(), b"whole");
+        assert!(left.temporary.as_ref().unwrap().exists(), "it may belong to someone");
+        drop(left);
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
+        fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn a_reader_who_has_enough_is_no_error() {
+        let stop = |kind: io::ErrorKind| refused(Path::new("out"), kind.into());
+        assert!(matches!(stop(io::ErrorKind::BrokenPipe), Stop::ClosedPipe));
+        assert!(matches!(stop(io::ErrorKind::StorageFull), Stop::Error { .. }));
+    }
 }

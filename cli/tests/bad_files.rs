@@ -2,6 +2,7 @@
 //! is wrong, status 1, no panic, no hang.
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use tritone_runtime::checkpoint::{Array, Value};
@@ -58,6 +59,11 @@ fn type_and_offset(file: &[u8], name: &str) -> (usize, usize) {
 
 /// The small model with its metadata changed.
 fn with_metadata(change: impl Fn(&mut Vec<(String, Value)>)) -> Vec<u8> {
+    rewritten(change, &|_| true)
+}
+
+/// The same without the tensors that `keep` refuses.
+fn rewritten(change: impl Fn(&mut Vec<(String, Value)>), keep: &dyn Fn(&str) -> bool) -> Vec<u8> {
     let file = Gguf::from_bytes(small_model().into(), "small").unwrap();
     let mut metadata = file.metadata().to_vec();
     change(&mut metadata);
@@ -65,11 +71,12 @@ fn with_metadata(change: impl Fn(&mut Vec<(String, Value)>)) -> Vec<u8> {
     for (key, value) in metadata {
         writer.key(&key, value);
     }
-    for tensor in file.tensors() {
+    let kept = || file.tensors().iter().filter(|tensor| keep(tensor.name()));
+    for tensor in kept() {
         writer.tensor(tensor.name(), tensor.dims(), tensor.tensor_type().id(), tensor.data().len());
     }
     let mut data = writer.begin(Vec::new()).unwrap();
-    for tensor in file.tensors() {
+    for tensor in kept() {
         data.write(tensor.data()).unwrap();
     }
     data.finish().unwrap()
@@ -137,6 +144,58 @@ fn wrong_metadata_is_refused() {
         }
     });
     refused("vocabulary.gguf", &vocabulary, "the embedding only");
+}
+
+/// `convert` could copy them, but what it wrote would no longer say that it is not whole.
+#[test]
+fn incomplete_models_are_not_converted() {
+    let push = |key: &'static str, value: Value| with_metadata(move |keys| keys.push((key.into(), value.clone())));
+    let part = with_metadata(|keys| {
+        keys.push(("split.no".into(), Value::U16(0)));
+        keys.push(("split.count".into(), Value::U16(2)));
+    });
+    let layer = rewritten(|_| {}, &|name| name != "blk.1.ffn_up.weight");
+    let experts = push("bitnet-b1.58.expert_count", Value::U32(4));
+    let source = temporary("incomplete.gguf");
+    let target = temporary("incomplete-out.gguf");
+    for (bytes, says) in [(part, "part 1 of 2"), (layer, "blk.1.ffn_up.weight"), (experts, "expert_count")] {
+        fs::write(&source, bytes).unwrap();
+        refusal(&source);
+        let output =
+            Command::new(env!("CARGO_BIN_EXE_tritone")).arg("convert").args([&source, &target]).output().unwrap();
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{message}");
+        assert!(message.contains(says), "{message}");
+        assert!(!target.exists());
+    }
+    fs::remove_file(&source).unwrap();
+}
+
+/// In a terminal the talk goes on; a script has to hear of it.
+#[test]
+fn a_piped_chat_ends_with_the_error_of_a_message() {
+    let path = temporary("raises.gguf");
+    let raises = with_metadata(|keys| {
+        keys.retain(|(key, _)| key != "tokenizer.chat_template");
+        let template = "{{ raise_exception('roles must alternate') }}";
+        keys.push(("tokenizer.chat_template".into(), Value::String(template.into())));
+    });
+    fs::write(&path, raises).unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_tritone"))
+        .args(["chat", "-q", "-t", "1", "-m"])
+        .arg(&path)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(b"hello\n").unwrap();
+    let output = child.wait_with_output().unwrap();
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert!(message.starts_with("error: ") && message.contains("roles must alternate"), "{message}");
+    assert!(output.stdout.is_empty());
+    fs::remove_file(&path).unwrap();
 }
 
 #[test]

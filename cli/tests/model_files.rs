@@ -2,6 +2,7 @@
 //! not at all.
 
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -86,6 +87,80 @@ fn models_with_one_scale_keep_their_activations() {
     assert!(inspect.contains("tritone.activations"));
     assert_eq!(logits(&target, &[]), logits(&target, &["--activations", "token"]));
     assert_ne!(logits(&target, &[]), logits(&target, &["--activations", "block"]));
+}
+
+/// One matrix of a folder with scales for blocks has a single scale, which the type of the new file would show.
+#[test]
+fn models_with_scales_for_blocks_keep_their_activations() {
+    let folder = folder("convert-block");
+    let source = folder.join("mixed");
+    fs::create_dir(&source).unwrap();
+    for file in fs::read_dir(model("qwen3-group128")).unwrap() {
+        let file = file.unwrap().path();
+        if file.extension().is_some_and(|extension| extension != "gguf") {
+            fs::copy(&file, source.join(file.file_name().unwrap())).unwrap();
+        }
+    }
+    let weights = source.join("model.safetensors");
+    let mut bytes = fs::read(&weights).unwrap();
+    let header_len = usize::try_from(u64::from_le_bytes(bytes[..8].try_into().unwrap())).unwrap();
+    let header: serde_json::Value = serde_json::from_slice(&bytes[8..8 + header_len]).unwrap();
+    let tensor = &header["model.layers.0.self_attn.q_proj.weight"];
+    assert_eq!(tensor["dtype"], "F16");
+    let offset = |end: usize| 8 + header_len + tensor["data_offsets"][end].as_u64().unwrap() as usize;
+    for weight in bytes[offset(0)..offset(1)].chunks_exact_mut(2) {
+        let bits = u16::from_le_bytes([weight[0], weight[1]]);
+        // Of the same sign, 2^-4.
+        let other = if bits & 0x7fff == 0 { bits } else { bits & 0x8000 | 0x2c00 };
+        weight.copy_from_slice(&other.to_le_bytes());
+    }
+    fs::write(&weights, bytes).unwrap();
+
+    let source = source.display().to_string();
+    let tq = model("llama-silu-bitlinear/model-tq2_0.gguf");
+    for (name, source) in [("mixed", &source), ("tq", &tq)] {
+        let target = folder.join(format!("{name}.gguf")).display().to_string();
+        succeeds(&["convert", source, &target]);
+        assert_eq!(logits(&target, &[]), logits(source, &[]), "{name}");
+        assert_ne!(logits(&target, &[]), logits(source, &["--activations", "token"]), "{name}");
+        let inspect = String::from_utf8(succeeds(&["inspect", &target])).unwrap();
+        assert!(inspect.contains("one scale for the activations of a block"), "{inspect}");
+        assert!(inspect.contains("tritone.activations  string  \"block\""), "{inspect}");
+    }
+    // All blocks have one scale, which i2_s could hold, but not what the activations share.
+    let target = folder.join("i2_s.gguf").display().to_string();
+    refused(&["convert", &tq, &target, "--to", "i2_s"], 1, "t5 keeps");
+    refused(&["convert", &source, &target, "--to", "i2_s"], 1, "t5 keeps");
+    assert!(!Path::new(&target).exists());
+}
+
+#[test]
+fn targets_that_are_no_files() {
+    let folder = folder("convert-targets");
+    let source = model("bitnet-relu2/model-i2_s.gguf");
+    let directory = folder.display().to_string();
+    refused(&["convert", &source, &directory], 2, "such as model.gguf");
+    refused(&["synth", "--shape", "story", "-o", &directory], 2, "such as model.gguf");
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_reader_who_has_enough_of_a_model_is_no_error() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_tritone"))
+        .args(["convert", &model("bitnet-relu2/model-i2_s.gguf"), "/dev/stdout", "-q"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut first = [0; 10];
+    child.stdout.take().unwrap().read_exact(&mut first).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{message}");
+    assert!(message.is_empty(), "{message}");
+    assert_eq!(&first[..4], b"GGUF");
 }
 
 #[test]

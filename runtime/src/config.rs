@@ -1,6 +1,6 @@
 //! The shape and the rules of a model, read from a checkpoint.
 
-use crate::checkpoint::{Checkpoint, Value};
+use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Place, Result, shown};
 use std::fmt;
 
@@ -138,8 +138,8 @@ pub struct Window {
     pub rope_theta: f32,
 }
 
-/// The metadata key with which a converted file says `token` if its activations have one scale
-/// for a token although its weights have scales for blocks.
+/// The metadata key with which a converted file says what shares a scale among its activations, `token` or `block`: its weights
+/// no longer tell.
 pub const ACTIVATIONS_KEY: &str = "tritone.activations";
 
 /// How activations are scaled to int8.
@@ -152,15 +152,31 @@ pub enum ActivationScales {
 }
 
 impl ActivationScales {
-    /// What a model was trained for: by the block in models that were not trained as BitNet and
-    /// whose weights have a scale for each block, by the token in all others.
-    #[must_use]
-    pub fn expected(checkpoint: &Checkpoint, config: &Config) -> ActivationScales {
+    /// What a model was trained for. A file that was converted here says so. Of others, those of BitNet's architectures have one
+    /// scale for a token; the rest have it unless most of the matrices in their layers have scales for blocks: a single matrix
+    /// that differs changes nothing.
+    ///
+    /// # Errors
+    /// The file says something that is neither.
+    pub fn expected(checkpoint: &Checkpoint, config: &Config) -> Result<ActivationScales> {
+        match checkpoint.find::<&str>(ACTIVATIONS_KEY)? {
+            Some("token") => return Ok(ActivationScales::Token),
+            Some("block") => return Ok(ActivationScales::Block),
+            Some(other) => {
+                return Err(Error::Metadata {
+                    at: Box::new(Place::file(checkpoint.file()).key(ACTIVATIONS_KEY)),
+                    found: format!("'{}'", shown(other)),
+                    expected: "'token' or 'block'".to_owned(),
+                });
+            }
+            None => {}
+        }
         let trained_as_bitnet = matches!(config.architecture, Architecture::BitnetB158 | Architecture::Bitnet);
-        let one_scale = checkpoint.tensors().iter().any(|tensor| tensor.has_one_scale());
-        // A conversion from such a model to a type with scales for blocks says so.
-        let said = matches!(checkpoint.value(ACTIVATIONS_KEY), Some(Value::String(by)) if by == "token");
-        if trained_as_bitnet || one_scale || said { ActivationScales::Token } else { ActivationScales::Block }
+        let layers = checkpoint.tensors().iter().filter(|tensor| tensor.name().starts_with("blk."));
+        let (one_scale, blocks): (Vec<_>, Vec<_>) =
+            layers.filter(|tensor| tensor.is_ternary()).partition(|tensor| tensor.has_one_scale());
+        let mostly_one = !one_scale.is_empty() && one_scale.len() >= blocks.len();
+        Ok(if trained_as_bitnet || mostly_one { ActivationScales::Token } else { ActivationScales::Block })
     }
 }
 
@@ -299,7 +315,7 @@ impl Config {
             _ => None,
         };
         let attention_scale = float("attention.scale", 1.0 / (head_dim as f32).sqrt())?;
-        refuse_what_is_missing_here(checkpoint, architecture, name)?;
+        refuse_what_is_missing_here(checkpoint, name)?;
         let vocab_size = checkpoint.tensor("token_embd.weight")?.rows();
 
         Ok(Config {
@@ -359,7 +375,7 @@ impl Config {
 const GEMMA3_PERIOD: usize = 6;
 
 /// What a model of a known architecture may ask for in its metadata and would not get.
-fn refuse_what_is_missing_here(checkpoint: &Checkpoint, architecture: Architecture, name: &str) -> Result<()> {
+fn refuse_what_is_missing_here(checkpoint: &Checkpoint, name: &str) -> Result<()> {
     let refused = |suffix: &str, what: &str| Error::Unsupported {
         at: Box::new(Place::file(checkpoint.file()).key(format!("{name}.{suffix}"))),
         what: what.to_owned(),
@@ -368,15 +384,29 @@ fn refuse_what_is_missing_here(checkpoint: &Checkpoint, architecture: Architectu
     if checkpoint.find::<bool>(&format!("{name}.attention.causal"))? == Some(false) {
         return Err(refused("attention.causal", "every token sees the tokens after it too"));
     }
-    if architecture == Architecture::Gemma3 {
-        for suffix in ["attn_logit_softcapping", "final_logit_softcapping"] {
-            if checkpoint.find::<f32>(&format!("{name}.{suffix}"))?.is_some_and(|cap| cap != 0.0) {
-                return Err(refused(suffix, "scores are capped"));
-            }
+    if checkpoint.find::<bool>(&format!("{name}.use_parallel_residual"))? == Some(true) {
+        return Err(refused("use_parallel_residual", "attention and feed-forward blocks stand side by side"));
+    }
+    for (suffix, neutral, what) in MISSING_HERE {
+        if checkpoint.find::<f32>(&format!("{name}.{suffix}"))?.is_some_and(|value| !neutral.contains(&value)) {
+            return Err(refused(suffix, what));
         }
     }
     Ok(())
 }
+
+/// Numbers that ask for arithmetic which is not here, and the values with which they ask for nothing. Other engines take 0 for
+/// "not set".
+const MISSING_HERE: [(&str, &[f32], &str); 8] = [
+    ("attention.clamp_kqv", &[0.0], "queries, keys and values are clamped"),
+    ("attention.max_alibi_bias", &[0.0], "scores fall with the distance of tokens"),
+    ("attn_logit_softcapping", &[0.0], "scores are capped"),
+    ("embedding_scale", &[0.0, 1.0], "the embedding is scaled"),
+    ("expert_count", &[0.0], "feed-forward blocks are made of experts"),
+    ("final_logit_softcapping", &[0.0], "logits are capped"),
+    ("logit_scale", &[0.0, 1.0], "logits are scaled"),
+    ("residual_scale", &[0.0, 1.0], "what blocks add is scaled"),
+];
 
 /// How an embedding model pools; nothing if it is none.
 fn pooling(checkpoint: &Checkpoint, key: &str) -> Result<Option<Pooling>> {

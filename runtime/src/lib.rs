@@ -15,6 +15,7 @@ mod forward;
 pub mod generate;
 pub mod gguf;
 mod head;
+mod inventory;
 mod kv_cache;
 mod linear;
 #[allow(unsafe_code)]

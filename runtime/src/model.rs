@@ -182,7 +182,10 @@ impl Model {
         checkpoint.set_i2s_layout(options.i2s_layout);
         let mut config = Config::from_checkpoint(&checkpoint)?;
         config.activation = options.activation.unwrap_or(config.activation);
-        let activations = options.activations.unwrap_or_else(|| ActivationScales::expected(&checkpoint, &config));
+        let activations = match options.activations {
+            Some(activations) => activations,
+            None => ActivationScales::expected(&checkpoint, &config)?,
+        };
         let tokenizer = Tokenizer::from_checkpoint(&checkpoint)?;
         if tokenizer.vocab_size() > config.vocab_size {
             return Err(Error::Malformed {

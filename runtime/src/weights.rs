@@ -1,9 +1,10 @@
-//! All weights of a model, found by name, checked against its configuration.
+//! All weights of a model, found by name; `inventory.rs` has which there are and their shapes.
 
 use crate::checkpoint::{Checkpoint, Tensor};
 use crate::config::{Activation, Config};
 use crate::error::{Error, Result};
 use crate::head::Head;
+use crate::inventory::has_input_norms;
 use crate::linear::{Linear, LinearOptions, Skips};
 use crate::packed::move_to_large_pages;
 use std::ops::Range;
@@ -129,10 +130,10 @@ impl Weights {
         loaded: &mut dyn FnMut(u64),
     ) -> Result<Weights> {
         let c = config;
-        let mut loader = Loader { checkpoint, options, loaded, input_norms: input_norms(checkpoint), eps: c.rms_eps };
-        let (q_rows, kv_rows) = (c.n_heads * c.head_dim, c.n_kv_heads * c.head_dim);
+        c.expect_tensors(checkpoint)?;
+        let mut loader =
+            Loader { checkpoint, options, loaded, input_norms: has_input_norms(checkpoint), eps: c.rms_eps };
         let embedding = checkpoint.tensor("token_embd.weight")?.clone();
-        embedding.expect_dims(&[c.hidden, c.vocab_size])?;
         // relu^2 is 0 where the gate is not positive, and most of what it lets through is 0 after
         // rounding. SiLU has no such zeros.
         let (up_skips, down_skips) = match c.activation {
@@ -142,41 +143,38 @@ impl Weights {
         let mut layers = Vec::new();
         for i in 0..c.n_layers {
             let name = |part: &str| format!("blk.{i}.{part}");
-            let mut norm = |has: bool, part: &str, width| -> Result<Option<Arc<[f32]>>> {
-                has.then(|| loader.vector(&name(part), width)).transpose()
+            let mut norm = |has: bool, part: &str| -> Result<Option<Arc<[f32]>>> {
+                has.then(|| loader.vector(&name(part))).transpose()
             };
-            let attn_sub_norm = norm(c.has_sub_norms(), "attn_sub_norm", q_rows)?;
-            let ffn_sub_norm = norm(c.has_sub_norms(), "ffn_sub_norm", c.ffn)?;
-            let post_attn_norm = norm(c.has_post_norms(), "post_attention_norm", c.hidden)?;
-            let post_ffn_norm = norm(c.has_post_norms(), "post_ffw_norm", c.hidden)?;
+            let attn_sub_norm = norm(c.has_sub_norms(), "attn_sub_norm")?;
+            let ffn_sub_norm = norm(c.has_sub_norms(), "ffn_sub_norm")?;
+            let post_attn_norm = norm(c.has_post_norms(), "post_attention_norm")?;
+            let post_ffn_norm = norm(c.has_post_norms(), "post_ffw_norm")?;
             let qk_norms = if c.has_qk_norms() {
-                Some(QkNorms {
-                    q: loader.vector(&name("attn_q_norm"), c.head_dim)?,
-                    k: loader.vector(&name("attn_k_norm"), c.head_dim)?,
-                })
+                Some(QkNorms { q: loader.vector(&name("attn_q_norm"))?, k: loader.vector(&name("attn_k_norm"))? })
             } else {
                 None
             };
             layers.push(Layer {
-                attn_norm: loader.vector(&name("attn_norm"), c.hidden)?,
-                q: loader.linear(&name("attn_q"), (q_rows, c.hidden), Skips::Nothing)?,
-                k: loader.linear(&name("attn_k"), (kv_rows, c.hidden), Skips::Nothing)?,
-                v: loader.linear(&name("attn_v"), (kv_rows, c.hidden), Skips::Nothing)?,
+                attn_norm: loader.vector(&name("attn_norm"))?,
+                q: loader.linear(&name("attn_q"), Skips::Nothing)?,
+                k: loader.linear(&name("attn_k"), Skips::Nothing)?,
+                v: loader.linear(&name("attn_v"), Skips::Nothing)?,
                 qk_norms,
                 attn_sub_norm,
-                output: loader.linear(&name("attn_output"), (c.hidden, q_rows), Skips::Nothing)?,
+                output: loader.linear(&name("attn_output"), Skips::Nothing)?,
                 post_attn_norm,
-                ffn_norm: loader.vector(&name("ffn_norm"), c.hidden)?,
-                gate: loader.linear(&name("ffn_gate"), (c.ffn, c.hidden), Skips::Nothing)?,
-                up: loader.linear(&name("ffn_up"), (c.ffn, c.hidden), up_skips)?,
+                ffn_norm: loader.vector(&name("ffn_norm"))?,
+                gate: loader.linear(&name("ffn_gate"), Skips::Nothing)?,
+                up: loader.linear(&name("ffn_up"), up_skips)?,
                 ffn_sub_norm,
-                down: loader.linear(&name("ffn_down"), (c.hidden, c.ffn), down_skips)?,
+                down: loader.linear(&name("ffn_down"), down_skips)?,
                 post_ffn_norm,
             });
         }
-        let output_norm = loader.vector("output_norm", c.hidden)?;
+        let output_norm = loader.vector("output_norm")?;
         let rope_factors = match checkpoint.find_tensor("rope_freqs.weight") {
-            Some(_) => Some(loader.vector("rope_freqs", c.rope_dim / 2)?),
+            Some(_) => Some(loader.vector("rope_freqs")?),
             None => None,
         };
         // Without a head of its own the model uses its embedding.
@@ -186,11 +184,6 @@ impl Weights {
         let embedding = Embedding { tensor: embedding, scale: c.embedding_scale };
         Ok(Weights { embedding, layers, output_norm, head, rope_factors, to_move: AtomicUsize::new(0) })
     }
-}
-
-/// Whether a norm of its own stands before each matrix of the layers. A file with one of them has to have all.
-fn input_norms(checkpoint: &Checkpoint) -> bool {
-    checkpoint.tensors().iter().any(|tensor| tensor.name().ends_with("_norm_in.weight"))
 }
 
 struct Loader<'a, 'p> {
@@ -203,9 +196,8 @@ struct Loader<'a, 'p> {
 }
 
 impl Loader<'_, '_> {
-    fn vector(&mut self, name: &str, width: usize) -> Result<Arc<[f32]>> {
+    fn vector(&mut self, name: &str) -> Result<Arc<[f32]>> {
         let tensor = self.checkpoint.tensor(&format!("{name}.weight"))?;
-        tensor.expect_dims(&[width])?;
         let values = tensor.to_f32()?;
         if let Some(i) = values.iter().position(|value| !value.is_finite()) {
             return Err(Error::Malformed {
@@ -217,7 +209,7 @@ impl Loader<'_, '_> {
         Ok(values.into())
     }
 
-    fn linear(&mut self, name: &str, shape: (usize, usize), skips: Skips) -> Result<Arc<Linear>> {
+    fn linear(&mut self, name: &str, skips: Skips) -> Result<Arc<Linear>> {
         let tensor = self.checkpoint.tensor(&format!("{name}.weight"))?;
         // Some converters keep trits of size one and put the multiplier into a tensor of its own.
         let scale_name = format!("{name}.scale");
@@ -225,17 +217,16 @@ impl Loader<'_, '_> {
             Some(_) => self.scale(&scale_name)?,
             None => 1.0,
         };
-        let mut linear = Linear::load(tensor, shape, skips, self.options)?;
+        let mut linear = Linear::load(tensor, (tensor.rows(), tensor.cols()), skips, self.options)?;
         (self.loaded)(tensor.data().len() as u64);
         if self.input_norms {
-            linear.set_norm(self.vector(&format!("{name}_norm_in"), shape.1)?, self.eps);
+            linear.set_norm(self.vector(&format!("{name}_norm_in"))?, self.eps);
         }
         Ok(Arc::new(linear))
     }
 
     fn scale(&self, name: &str) -> Result<f32> {
         let tensor = self.checkpoint.tensor(name)?;
-        tensor.expect_dims(&[1])?;
         match tensor.to_f32()?[..] {
             [scale] if scale.is_finite() => Ok(scale),
             _ => Err(Error::Malformed {

@@ -222,6 +222,28 @@ fn truncation_says_what_is_cut() {
 }
 
 #[test]
+fn parts_of_a_split_model() {
+    let part = |keys: &[(&str, Value)]| {
+        let mut writer = Writer::new();
+        for (key, value) in keys {
+            writer.key(key, value.clone());
+        }
+        writer.begin(Vec::new()).unwrap().finish().unwrap()
+    };
+    assert_eq!(
+        sentence(part(&[("split.no", Value::U16(1)), ("split.count", Value::U16(3))])),
+        "bad.gguf, key `split.count`: this is part 2 of 3 of a model; \
+         join them first, with `llama-gguf-split --merge FIRST-PART NEW-FILE`"
+    );
+    assert!(sentence(part(&[("split.count", Value::U16(2))])).contains("one part of 2"));
+    assert!(sentence(part(&[("split.count", Value::Bool(true))])).contains("expected an"));
+    // What is left of a split that has been undone.
+    for count in [0, 1] {
+        open(part(&[("split.no", Value::U16(0)), ("split.count", Value::U16(count))])).unwrap();
+    }
+}
+
+#[test]
 fn wrong_magic() {
     assert_eq!(
         sentence(patch(small_file(), 0, b"GGXF")),

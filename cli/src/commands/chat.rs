@@ -55,6 +55,7 @@ pub fn run(args: &ChatArgs) -> Result<()> {
         model,
         args,
         seed,
+        interactive: matches!(input, Input::Terminal { .. }),
         system: args.system.clone(),
         turns: Vec::new(),
     };
@@ -163,6 +164,8 @@ struct Chat<'a> {
     args: &'a ChatArgs,
     /// Moves on with every answer, so that another one differs.
     seed: u64,
+    /// Whether lines come from a terminal.
+    interactive: bool,
     system: Option<String>,
     /// User and assistant in turn.
     turns: Vec<Message>,
@@ -180,11 +183,12 @@ impl Chat<'_> {
         self.answer()
     }
 
-    /// Answers the last message. What is wrong with a message ends the turn, not the talk.
+    /// Answers the last message. What is wrong with a message ends the turn, and not the talk if someone is there to go on with
+    /// it.
     fn answer(&mut self) -> Result<()> {
         let ids = match self.fitting_prompt() {
             Ok(ids) => ids,
-            Err(Stop::Error { message, .. }) => {
+            Err(Stop::Error { message, .. }) if self.interactive => {
                 note(format_args!("error: {message}"));
                 self.turns.pop();
                 return Ok(());

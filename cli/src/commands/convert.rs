@@ -21,6 +21,9 @@ use tritone_runtime::quantize::{ScaleGrid, TernaryEncoder, TernaryFormat, quanti
 const OWN_KEYS: [&str; 6] =
     ["general.alignment", "general.file_type", "split.no", "split.count", "split.tensors.count", ACTIVATIONS_KEY];
 
+/// Weights of TQ1_0 and TQ2_0 that share a scale.
+const TQ_BLOCK: usize = 256;
+
 /// Rows of an embedding after which memory that was read is given back.
 const RELEASED_ROWS: usize = 4096;
 
@@ -59,6 +62,9 @@ pub fn run(args: &ConvertArgs) -> Result<()> {
     ModelFile::check(&args.target, args.force)?;
     let mut checkpoint = load::source(Some(&args.source))?.open()?;
     checkpoint.set_i2s_layout(args.i2s_layout.into());
+    let config = Config::from_checkpoint(&checkpoint)?;
+    config.expect_tensors(&checkpoint)?;
+    let activations = ActivationScales::expected(&checkpoint, &config)?;
     let embedding = args.embedding.map(TensorType::from);
     let format = match args.to {
         Some(format) => format.into(),
@@ -75,14 +81,12 @@ pub fn run(args: &ConvertArgs) -> Result<()> {
         }
     }
     writer.key("general.file_type", Value::U32(format.file_type()));
-    let config = Config::from_checkpoint(&checkpoint)?;
-    if ActivationScales::expected(&checkpoint, &config) == ActivationScales::Token {
-        writer.key(ACTIVATIONS_KEY, Value::String("token".into()));
-    }
+    writer.key(ACTIVATIONS_KEY, Value::String(activations.to_string()));
     let mut jobs = Vec::with_capacity(checkpoint.tensors().len());
     let mut bytes = 0;
     for tensor in checkpoint.tensors() {
         let job = Job::plan(tensor, format_of(tensor, format, &config)?, embedding)?;
+        job.keeps_activations(activations)?;
         let (type_id, len) = job.size()?;
         writer.tensor(tensor.name(), tensor.dims(), type_id, len);
         bytes += len as u64;
@@ -174,6 +178,29 @@ impl<'a> Job<'a> {
                 fix: "convert a ternary model".into(),
             })),
         }
+    }
+
+    /// Refuses a type in which the activations of a model with one scale for each of the weights' own blocks would have others:
+    /// it would compute something else.
+    fn keeps_activations(&self, activations: ActivationScales) -> Result<()> {
+        let Job::Ternary { tensor, ternary, format } = self else { return Ok(()) };
+        let block = match format {
+            TernaryFormat::I2S => ternary.cols(),
+            TernaryFormat::Tq1_0 | TernaryFormat::Tq2_0 => TQ_BLOCK,
+            TernaryFormat::T5 => ternary.block(),
+        };
+        if activations == ActivationScales::Token || block == ternary.block() {
+            return Ok(());
+        }
+        Err(Stop::from(Error::Unsupported {
+            at: Box::new(tensor.place()),
+            what: format!(
+                "here {} activations share a scale, as the weights do, but in {} it would be {block}, and the answers would change",
+                ternary.block(),
+                format.name()
+            ),
+            fix: "t5 keeps the scales of blocks".into(),
+        }))
     }
 
     fn encoder(tensor: &Tensor, ternary: &TernaryTensor, format: TernaryFormat) -> Result<TernaryEncoder> {

@@ -40,9 +40,9 @@ pub fn run(args: &InspectArgs) -> Result<()> {
 
     // A file that can be listed need not be a model that runs.
     let config = Config::from_checkpoint(&checkpoint).ok();
-    let rules = config.as_ref().map(|config| {
-        let activations = ActivationScales::expected(&checkpoint, config);
-        (config.activation.to_string(), activations.to_string())
+    let rules = config.as_ref().and_then(|config| {
+        let activations = ActivationScales::expected(&checkpoint, config).ok()?;
+        Some((config.activation.to_string(), activations.to_string()))
     });
     let embeds = config.as_ref().and_then(|config| Some((config.pooling?.to_string(), config.hidden)));
 

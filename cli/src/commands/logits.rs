@@ -63,7 +63,7 @@ pub fn run(args: &LogitsArgs) -> Result<()> {
     };
     if let Some(path) = &args.output {
         let shape = if args.all { format!("({}, {vocab})", ids.len()) } else { format!("({vocab},)") };
-        let mut file = OutputFile::create(path)?;
+        let mut file = OutputFile::create(path, "-o takes a file, such as logits.npy")?;
         file.write(&npy_header(&shape))?;
         sink.file = Some(file);
     }

@@ -42,12 +42,15 @@ impl RopeScaling {
         match checkpoint.find::<&str>(&key("type"))? {
             Some("none") => Ok(RopeScaling::None),
             None | Some("linear") => {
-                // The older name of the factor.
-                let older = positive(checkpoint, &format!("{architecture}.rope.scale_linear"), 1.0)?;
-                Ok(match positive(checkpoint, &key("factor"), older)? {
-                    1.0 => RopeScaling::None,
-                    factor => RopeScaling::Linear { factor },
-                })
+                // The second is the older name; 0 stands for nothing said.
+                let names = [key("factor"), format!("{architecture}.rope.scale_linear")];
+                for name in names {
+                    if checkpoint.find::<f32>(&name)?.is_some_and(|factor| factor != 0.0) {
+                        let factor = positive(checkpoint, &name, 1.0)?;
+                        return Ok(if factor == 1.0 { RopeScaling::None } else { RopeScaling::Linear { factor } });
+                    }
+                }
+                Ok(RopeScaling::None)
             }
             Some("yarn") => Yarn::read(checkpoint, &key, context_length).map(RopeScaling::Yarn),
             Some(other) => Err(Error::Unsupported {
@@ -165,6 +168,9 @@ mod tests {
         assert_eq!(read(&[factor(8.0)]).unwrap(), linear);
         assert_eq!(read(&[("scale_linear", Value::F32(8.0))]).unwrap(), linear);
         assert_eq!(read(&[("scale_linear", Value::F32(2.0)), factor(8.0)]).unwrap(), linear);
+        assert_eq!(read(&[("scale_linear", Value::F32(8.0)), factor(0.0)]).unwrap(), linear);
+        assert_eq!(read(&[("scale_linear", Value::F32(0.0))]).unwrap(), RopeScaling::None);
+        assert!(read(&[factor(-8.0)]).unwrap_err().to_string().contains("positive"));
 
         let yarn =
             Yarn { factor: 8.0, original_context: 40_960, beta_fast: 32.0, beta_slow: 1.0, attention_factor: 1.0 };

@@ -16,7 +16,7 @@ mod writer;
 pub use writer::{DataWriter, Writer};
 
 use crate::checkpoint::{Bytes, Checkpoint};
-use crate::error::Result;
+use crate::error::{Error, Place, Result};
 use std::ops::Deref;
 use std::path::Path;
 use std::sync::Arc;
@@ -53,6 +53,7 @@ impl Gguf {
         let (version, alignment) = (header.version, header.alignment);
         let format = format!("GGUF {version}, aligned to {alignment}");
         let checkpoint = Checkpoint::new(file, format, bytes.len() as u64, header.metadata, tensors)?;
+        refuse_part(&checkpoint)?;
         Ok(Self { checkpoint, bytes, version, alignment })
     }
 
@@ -75,6 +76,22 @@ impl Gguf {
     pub fn alignment(&self) -> usize {
         self.alignment
     }
+}
+
+/// Refuses one of several files over which a model was split.
+fn refuse_part(checkpoint: &Checkpoint) -> Result<()> {
+    let Some(count) = checkpoint.find::<u64>("split.count")?.filter(|&count| count > 1) else {
+        return Ok(());
+    };
+    let part = match checkpoint.find::<u64>("split.no")? {
+        Some(part) => format!("part {} of {count}", part.saturating_add(1)),
+        None => format!("one part of {count}"),
+    };
+    Err(Error::Unsupported {
+        at: Box::new(Place::file(checkpoint.file()).key("split.count")),
+        what: format!("this is {part} of a model"),
+        fix: "join them first, with `llama-gguf-split --merge FIRST-PART NEW-FILE`".to_owned(),
+    })
 }
 
 impl Deref for Gguf {
