@@ -238,6 +238,9 @@ fn impossible_options_are_usage_errors() {
     refused(&["bench", "--shape", "cube"], "there is no shape 'cube'");
     refused(&["bench", "--shape", "story", "-m", "x.gguf"], "cannot be used with");
     refused(&["bench", "--cache", "."], "--shape");
+    for [option, value] in [["--type", "t5"], ["--embedding", "q6_k"], ["--relu-density", "0.1"], ["--cache", "."]] {
+        refused(&["bench", "-m", "x.gguf", option, value], "cannot be used with");
+    }
     refused(&["bench", "--shape", "story", "--cache", "none/of/that"], "is no folder");
     refused(&["bench", "--shape", "story", "--relu-density", "7"], "--relu-density");
 }

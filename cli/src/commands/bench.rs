@@ -67,17 +67,19 @@ pub struct BenchArgs {
     /// A random model of this shape, made for the occasion: bitnet-2b-4t, bonsai-8b, llama3-8b, story, or a FILE.json
     #[arg(long, value_name = "SHAPE")]
     shape: Option<String>,
+    // Each of these names `model`, too: it conflicts with `shape`, and clap does not ask for what conflicts with an
+    // argument that is there.
     /// Type of the ternary weights of a --shape
-    #[arg(long = "type", value_enum, value_name = "TYPE", requires = "shape")]
+    #[arg(long = "type", value_enum, value_name = "TYPE", requires = "shape", conflicts_with = "model")]
     ternary: Option<Ternary>,
     /// Type of embedding and head of a --shape
-    #[arg(long, value_enum, value_name = "TYPE", requires = "shape")]
+    #[arg(long, value_enum, value_name = "TYPE", requires = "shape", conflicts_with = "model")]
     embedding: Option<Embedding>,
     /// Share of gates that are positive in a --shape with relu^2
-    #[arg(long, value_name = "SHARE", requires = "shape")]
+    #[arg(long, value_name = "SHARE", requires = "shape", conflicts_with = "model")]
     relu_density: Option<f64>,
     /// Folder to keep the model of a --shape in, for the next time; left out: a temporary file
-    #[arg(long, value_name = "FOLDER", requires = "shape")]
+    #[arg(long, value_name = "FOLDER", requires = "shape", conflicts_with = "model")]
     cache: Option<PathBuf>,
     /// Tokens of the prompt; left out: 512, or what fits the context
     #[arg(short, long = "prompt", value_name = "TOKENS", value_parser = at_least_one)]
