@@ -128,7 +128,7 @@ Examples:
   tritone compare -p 'Once upon a time there was a king' --cache-type-b f32\n\n{EXIT_STATUS}"))]
     Compare(CompareArgs),
     /// Test the machine, a model file, and whether the model makes sense
-    #[command(after_help = format!("The status is 1 if something is wrong.
+    #[command(after_help = format!("The status is 1 if something is wrong, and with -q only that is printed.
 
 Examples:
   tritone check
@@ -149,9 +149,6 @@ pub struct ModelArgs {
     /// Threads; left out: one for each physical core
     #[arg(short, long, value_name = "N", value_parser = at_least_one)]
     pub threads: Option<usize>,
-    /// Tokens of context; left out: as many as the model was made for (512 where a text is measured)
-    #[arg(short, long = "ctx", value_name = "TOKENS", value_parser = at_least_one)]
-    pub context: Option<usize>,
     /// Highest instruction set to use: scalar, avx2, ...; left out: TRITONE_ISA, or the best there is
     #[arg(long, value_name = "LEVEL")]
     pub isa: Option<Level>,
@@ -179,9 +176,6 @@ pub struct ModelArgs {
     /// What shares a scale among int8 activations; left out: what the model was trained for
     #[arg(long, value_enum, value_name = "SHARED_BY")]
     pub activations: Option<SharedBy>,
-    /// Prompt tokens that go through the layers at once; 0: the default
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub chunk: usize,
     /// Only the output, no lines about the run
     #[arg(short, long)]
     pub quiet: bool,
@@ -190,9 +184,22 @@ pub struct ModelArgs {
     pub verbose: bool,
 }
 
-/// How many answers a model gives at once, and what requests call it.
+/// How many tokens of a text the model sees, and how many go through it at once.
+#[derive(Args)]
+pub struct ContextArgs {
+    /// Tokens of context; left out: as many as the model was made for (512 where a text is measured)
+    #[arg(short = 'c', long = "ctx", value_name = "TOKENS", value_parser = at_least_one)]
+    pub length: Option<usize>,
+    /// Prompt tokens that go through the layers at once; 0: the default
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub chunk: usize,
+}
+
+/// How many answers a model gives at once, how long they are, and what requests call it.
 #[derive(Args)]
 pub struct EngineArgs {
+    #[command(flatten)]
+    context: ContextArgs,
     /// Answers at once; others wait
     #[arg(long, value_name = "N", value_parser = at_least_one, default_value_t = EngineOptions::default().parallel)]
     parallel: usize,
@@ -203,10 +210,11 @@ pub struct EngineArgs {
 
 impl EngineArgs {
     /// The engine's options.
-    pub fn options(&self, model: &ModelArgs) -> EngineOptions {
-        let mut options = EngineOptions { parallel: self.parallel, context: model.context, ..EngineOptions::default() };
-        if model.chunk > 0 {
-            options.chunk = model.chunk;
+    pub fn options(&self) -> EngineOptions {
+        let ContextArgs { length, chunk } = self.context;
+        let mut options = EngineOptions { parallel: self.parallel, context: length, ..EngineOptions::default() };
+        if chunk > 0 {
+            options.chunk = chunk;
         }
         options
     }

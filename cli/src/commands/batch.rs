@@ -95,7 +95,7 @@ pub fn run(args: &BatchArgs) -> Result<()> {
 
     let model = load::model(&args.model)?;
     let name = args.engine.name(args.model.model.as_deref());
-    let desk = Desk::open(model.clone(), name, args.engine.options(&args.model));
+    let desk = Desk::open(model.clone(), name, args.engine.options());
     let desk = desk.map_err(|error| match error {
         ServeError::Start(error) => not_started(error),
         other => Stop::runtime(other),

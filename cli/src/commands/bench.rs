@@ -235,7 +235,6 @@ impl BenchArgs {
         ModelArgs {
             model: path.map(Path::to_owned),
             threads: Some(threads),
-            context: None,
             isa: self.isa,
             layout: self.layout,
             full_head: self.full_head,
@@ -245,7 +244,6 @@ impl BenchArgs {
             i2s_layout: crate::args::I2sBytes::Published,
             ffn: None,
             activations: None,
-            chunk: self.chunk,
             quiet: true,
             verbose: false,
         }

@@ -1,6 +1,6 @@
 //! `tritone chat`: a conversation, in a terminal or through pipes.
 
-use crate::args::{ModelArgs, SamplingArgs, SpeculationArgs};
+use crate::args::{ContextArgs, ModelArgs, SamplingArgs, SpeculationArgs};
 use crate::commands::run::{random_seed, skipped, speculation, speed};
 use crate::failure::{Result, Stop};
 use crate::interrupt::{self, Watch};
@@ -27,6 +27,8 @@ pub struct ChatArgs {
     #[command(flatten)]
     model: ModelArgs,
     #[command(flatten)]
+    context: ContextArgs,
+    #[command(flatten)]
     sampling: SamplingArgs,
     #[command(flatten)]
     speculation: SpeculationArgs,
@@ -51,7 +53,7 @@ pub fn run(args: &ChatArgs) -> Result<()> {
         note(sentence);
     }
     let mut chat = Chat {
-        session: model.session(args.model.context)?,
+        session: model.session(args.context.length)?,
         model,
         args,
         seed,
@@ -204,7 +206,7 @@ impl Chat<'_> {
             sampler,
             stop: self.model.chat_template().stop_strings().iter().map(|&text| text.to_owned()).collect(),
             ignore_eos: false,
-            chunk: self.args.model.chunk,
+            chunk: self.args.context.chunk,
             logprobs: false,
             speculation: self.args.speculation.choice(),
         };

@@ -2,7 +2,7 @@
 //!
 //! Lines are read, turned and written some at a time, so a file may be longer than memory.
 
-use crate::args::{ModelArgs, at_least_one};
+use crate::args::{ContextArgs, ModelArgs, at_least_one};
 use crate::failure::{Result, Stop};
 use crate::interrupt;
 use crate::load;
@@ -48,6 +48,8 @@ const PATIENCE: Duration = Duration::from_millis(500);
 pub struct EmbedArgs {
     #[command(flatten)]
     model: ModelArgs,
+    #[command(flatten)]
+    context: ContextArgs,
     /// A text; may be given several times
     #[arg(short, long, value_name = "TEXT")]
     prompt: Vec<String>,
@@ -96,8 +98,8 @@ pub fn run(args: &EmbedArgs) -> Result<()> {
     let model = load::model(&args.model)?;
     let options = EmbedOptions {
         pooling: args.pooling.map(Into::into),
-        context_length: args.model.context,
-        chunk: args.model.chunk,
+        context_length: args.context.length,
+        chunk: args.context.chunk,
     };
     let embedder = Embedder::with_options(&model, &options)?;
     if let Some(dimensions) = args.dimensions.filter(|dimensions| *dimensions > embedder.dimensions()) {

@@ -1,6 +1,6 @@
 //! `tritone logits`: what the model says after a prompt, for comparing engines.
 
-use crate::args::{ModelArgs, TextArgs, token_ids};
+use crate::args::{ContextArgs, ModelArgs, TextArgs, token_ids};
 use crate::failure::{Result, Stop};
 use crate::load;
 use crate::output::{Listing, OutputFile};
@@ -19,9 +19,11 @@ pub struct LogitsArgs {
     #[command(flatten)]
     model: ModelArgs,
     #[command(flatten)]
+    context: ContextArgs,
+    #[command(flatten)]
     text: TextArgs,
     /// The prompt as token ids: 1,2,3
-    #[arg(long, value_name = "IDS", conflicts_with_all = ["prompt", "file"])]
+    #[arg(long, value_name = "IDS", conflicts_with_all = ["prompt", "file", "special"])]
     ids: Option<String>,
     /// All positions instead of the last one
     #[arg(long)]
@@ -52,7 +54,7 @@ pub fn run(args: &LogitsArgs) -> Result<()> {
         Prompt::Text(text) => tokenizer.encode(&text, load::special(args.text.special), tokenizer.adds_bos()),
     };
     let vocab = model.config().vocab_size;
-    let mut session = model.session(args.model.context)?;
+    let mut session = model.session(args.context.length)?;
     let mut out = Listing::new();
     let mut sink = Sink {
         hash: Sha256::new(),
@@ -69,7 +71,7 @@ pub fn run(args: &LogitsArgs) -> Result<()> {
     }
 
     let mut failed = Ok(());
-    session.prefill_all(&ids, args.model.chunk, &mut |position, logits| {
+    session.prefill_all(&ids, args.context.chunk, &mut |position, logits| {
         if failed.is_ok() {
             let shown = args.all || position + 1 == ids.len();
             let json_out = (args.json && shown).then_some(&mut out);

@@ -1,6 +1,6 @@
 //! `tritone run`: continues a text, or tells a story.
 
-use crate::args::{ModelArgs, SamplingArgs, SpeculationArgs, TextArgs};
+use crate::args::{ContextArgs, ModelArgs, SamplingArgs, SpeculationArgs, TextArgs};
 use crate::failure::{Result, Stop};
 use crate::interrupt::{self, Watch};
 use crate::load;
@@ -27,6 +27,8 @@ const BEGINNINGS: [&str; 6] = [
 pub struct RunArgs {
     #[command(flatten)]
     model: ModelArgs,
+    #[command(flatten)]
+    context: ContextArgs,
     #[command(flatten)]
     text: TextArgs,
     #[command(flatten)]
@@ -67,11 +69,11 @@ pub fn run(args: &RunArgs) -> Result<()> {
         sampler,
         stop: args.stop.clone(),
         ignore_eos: args.ignore_eos,
-        chunk: args.model.chunk,
+        chunk: args.context.chunk,
         logprobs: args.json,
         speculation: args.speculation.choice(),
     };
-    let mut session = model.session(args.model.context)?;
+    let mut session = model.session(args.context.length)?;
     let mut generation = Generation::new(&mut session, &ids, &options)?;
 
     if !args.json {

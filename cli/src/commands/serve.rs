@@ -65,7 +65,7 @@ pub fn run(args: &ServeArgs) -> Result<()> {
     if keys.is_open() && !quiet && !matches!(args.host.as_str(), "127.0.0.1" | "::1" | "localhost") {
         note("warning: anybody who reaches this address may ask; --api-key-file FILE wants a key");
     }
-    let engine = EngineOptions { max_queue: args.max_queue, ..args.engine.options(&args.model) };
+    let engine = EngineOptions { max_queue: args.max_queue, ..args.engine.options() };
     let options = ServeOptions {
         host: args.host.clone(),
         port: args.port,
