@@ -19,11 +19,19 @@ use tritone_server::engine::{EngineOptions, StartError};
 /// The longest prompt that is read from a file or a pipe.
 const MAX_PROMPT_BYTES: u64 = 16 << 20;
 
+/// What standard input is called.
+const STDIN: &str = "standard input";
+
 const EXIT_STATUS: &str = "Exit status:
   0    it went well, or the reader of a pipe had enough
   1    an error while running: a file, the model, the disk
   2    the command was not used as it can be
   130  interrupted by Ctrl-C";
+
+/// The one command that has a status of its own.
+fn batch_exit_status() -> String {
+    EXIT_STATUS.replace("  130", "  3    the output is complete, but has lines that are no answers\n  130")
+}
 
 const EXAMPLES: &str = "Examples:
   tritone                                      a story from the model in the binary
@@ -84,7 +92,7 @@ Examples:
     #[command(after_help = format!("{}\n\n{EXIT_STATUS}", crate::commands::serve::HELP))]
     Serve(ServeArgs),
     /// Answer a file of requests, in the format of OpenAI's Batch API
-    #[command(after_help = format!("{}\n\n{EXIT_STATUS}", crate::commands::batch::HELP))]
+    #[command(after_help = format!("{}\n\n{}", crate::commands::batch::HELP, batch_exit_status()))]
     Batch(BatchArgs),
     /// Show what the model says after a prompt, for comparing engines
     #[command(after_help = format!("Examples:
@@ -128,7 +136,7 @@ Examples:
   tritone compare -p 'Once upon a time there was a king' --cache-type-b f32\n\n{EXIT_STATUS}"))]
     Compare(CompareArgs),
     /// Test the machine, a model file, and whether the model makes sense
-    #[command(after_help = format!("The status is 1 if something is wrong.
+    #[command(after_help = format!("The status is 1 if something is wrong, and with -q only that is printed.
 
 Examples:
   tritone check
@@ -143,22 +151,19 @@ Examples:
 /// Which model, and how it is to be run.
 #[derive(Args, Clone)]
 pub struct ModelArgs {
-    /// The model, a GGUF file; left out: the story model in the binary
+    /// The model, a GGUF file or a folder with safetensors; left out: the story model in the binary
     #[arg(short, long, value_name = "FILE")]
     pub model: Option<PathBuf>,
     /// Threads; left out: one for each physical core
     #[arg(short, long, value_name = "N", value_parser = at_least_one)]
     pub threads: Option<usize>,
-    /// Tokens of context; left out: as many as the model was made for (512 where a text is measured)
-    #[arg(short, long = "ctx", value_name = "TOKENS", value_parser = at_least_one)]
-    pub context: Option<usize>,
     /// Highest instruction set to use: scalar, avx2, ...; left out: TRITONE_ISA, or the best there is
     #[arg(long, value_name = "LEVEL")]
     pub isa: Option<Level>,
     /// How weights are laid out in memory
     #[arg(long, value_enum, default_value_t = Layout::Auto)]
     pub layout: Layout,
-    /// Name of the kernel for decoding, as the line after a run shows it
+    /// A kernel to use in place of the best, and its layout: gemv-* decodes, gemm-* reads prompts; a wrong name lists them
     #[arg(long, value_name = "NAME")]
     pub kernel: Option<String>,
     /// Read the whole output head for every token and make no 8-bit copy that tells which rows matter
@@ -180,9 +185,6 @@ pub struct ModelArgs {
     /// BitNet's architectures and where at least half of the layers' matrices have one scale, else block
     #[arg(long, value_enum, value_name = "SHARED_BY")]
     pub activations: Option<SharedBy>,
-    /// Prompt tokens that go through the layers at once; 0: the default
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub chunk: usize,
     /// Only the output, no lines about the run
     #[arg(short, long)]
     pub quiet: bool,
@@ -191,11 +193,24 @@ pub struct ModelArgs {
     pub verbose: bool,
 }
 
-/// How many answers a model gives at once, and what requests call it.
+/// How many tokens of a text the model sees, and how many go through it at once.
+#[derive(Args)]
+pub struct ContextArgs {
+    /// Tokens of context; left out: as many as the model was made for (512 where a text is measured)
+    #[arg(short = 'c', long = "ctx", value_name = "TOKENS", value_parser = at_least_one)]
+    pub length: Option<usize>,
+    /// Prompt tokens that go through the layers at once; 0: the default
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub chunk: usize,
+}
+
+/// How many answers a model gives at once, how long they are, and what requests call it.
 #[derive(Args)]
 pub struct EngineArgs {
+    #[command(flatten)]
+    context: ContextArgs,
     /// Answers at once; others wait
-    #[arg(long, value_name = "N", value_parser = at_least_one, default_value_t = EngineOptions::default().parallel)]
+    #[arg(long, value_name = "N", value_parser = parallel, default_value_t = EngineOptions::default().parallel)]
     parallel: usize,
     /// What the model is called; left out: the file's name
     #[arg(long, value_name = "NAME")]
@@ -204,10 +219,11 @@ pub struct EngineArgs {
 
 impl EngineArgs {
     /// The engine's options.
-    pub fn options(&self, model: &ModelArgs) -> EngineOptions {
-        let mut options = EngineOptions { parallel: self.parallel, context: model.context, ..EngineOptions::default() };
-        if model.chunk > 0 {
-            options.chunk = model.chunk;
+    pub fn options(&self) -> EngineOptions {
+        let ContextArgs { length, chunk } = self.context;
+        let mut options = EngineOptions { parallel: self.parallel, context: length, ..EngineOptions::default() };
+        if chunk > 0 {
+            options.chunk = chunk;
         }
         options
     }
@@ -383,27 +399,53 @@ pub struct TextArgs {
 }
 
 impl TextArgs {
-    /// The text, or none where none was given and standard input is a terminal.
+    /// The text, or none where none was given and standard input is a terminal or, as of processes that nobody feeds, a
+    /// device without contents such as /dev/null.
     pub fn read(&self) -> Result<Option<String>> {
         if let Some(text) = &self.prompt {
             return Ok(Some(text.clone()));
         }
         if let Some(path) = &self.file {
-            let file = std::fs::File::open(path).map_err(|error| unreadable(&path.display(), &error))?;
+            let file = std::fs::File::open(path).map_err(|error| Stop::unreadable(path.display(), &error))?;
             return read_text(file, &path.display()).map(Some);
         }
         let stdin = io::stdin();
         if stdin.is_terminal() {
             return Ok(None);
         }
-        read_text(stdin.lock(), &"standard input").map(Some)
+        let text = read_text(stdin.lock(), &STDIN)?;
+        Ok(if text.is_empty() && is_device(&stdin) { None } else { Some(text) })
     }
+
+    /// Where [`TextArgs::read`] has its text from.
+    pub fn source(&self) -> String {
+        match (&self.prompt, &self.file) {
+            (Some(_), _) => "the text of -p".to_owned(),
+            (None, Some(path)) => path.display().to_string(),
+            (None, None) => STDIN.to_owned(),
+        }
+    }
+}
+
+/// Whether standard input is a character device.
+#[cfg(unix)]
+fn is_device(stdin: &io::Stdin) -> bool {
+    use std::os::fd::AsFd;
+    use std::os::unix::fs::FileTypeExt;
+    let file = stdin.as_fd().try_clone_to_owned().map(std::fs::File::from);
+    file.and_then(|file| file.metadata()).is_ok_and(|meta| meta.file_type().is_char_device())
+}
+
+/// Elsewhere the system does not tell.
+#[cfg(not(unix))]
+fn is_device(_: &io::Stdin) -> bool {
+    false
 }
 
 fn read_text(input: impl Read, name: &dyn std::fmt::Display) -> Result<String> {
     let mut bytes = Vec::new();
     // One byte more than allowed tells that there is more.
-    input.take(MAX_PROMPT_BYTES + 1).read_to_end(&mut bytes).map_err(|error| unreadable(name, &error))?;
+    input.take(MAX_PROMPT_BYTES + 1).read_to_end(&mut bytes).map_err(|error| Stop::unreadable(name, &error))?;
     if bytes.len() as u64 > MAX_PROMPT_BYTES {
         return Err(Stop::runtime(format_args!("{name} has more than {MAX_PROMPT_BYTES} bytes; give a shorter text")));
     }
@@ -413,15 +455,18 @@ fn read_text(input: impl Read, name: &dyn std::fmt::Display) -> Result<String> {
     })
 }
 
-fn unreadable(name: &dyn std::fmt::Display, error: &io::Error) -> Stop {
-    Stop::runtime(format_args!("cannot read {name}: {error}"))
-}
-
 /// Token ids as the command line has them.
 pub fn token_ids(list: &str) -> std::result::Result<Vec<u32>, String> {
     let parts = list.split(|c: char| c == ',' || c.is_whitespace()).filter(|part| !part.is_empty());
     let ids = parts.map(|part| part.parse().map_err(|_| format!("'{part}' is not a token id; ids look like 1,2,3")));
     ids.collect()
+}
+
+/// A number of answers at once.
+fn parallel(number: &str) -> std::result::Result<usize, String> {
+    let most = EngineOptions::MAX_PARALLEL;
+    let number = number.parse::<usize>().ok().filter(|number| (1..=most).contains(number));
+    number.ok_or_else(|| format!("it must be a whole number from 1 to {most}"))
 }
 
 /// A count of which there is at least one.

@@ -162,12 +162,13 @@ fn files_are_shown_and_checked() {
             assert!(shown.contains("blk.1.ffn_down_norm_in.weight"));
             assert_eq!(shown.contains("sha256"), Path::new(path).is_file());
             // Whether random weights make sense is chance; that they can be judged is not.
-            let output = tritone(&["check", "-m", path, "--json"], b"");
+            let output = tritone(&["check", "-m", path, "--json", "--try-all"], b"");
             let found: Value = serde_json::from_slice(&output.stdout).unwrap();
             assert_eq!((&found["meaning"]["dimensions"], &found["mind"]), (&HIDDEN.into(), &Value::Null));
             let cosine = |name: &str| found["meaning"][name].as_f64().unwrap();
             let sound = cosine("cosine_of_partners") > cosine("cosine_of_others");
             assert_eq!(found["ok"], sound, "{found}");
+            assert!(found["notes"].to_string().contains("--try-all tries nothing here"), "{found}");
             assert_eq!(output.status.code(), Some(if sound { 0 } else { 1 }));
         }
     }

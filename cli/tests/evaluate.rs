@@ -214,6 +214,19 @@ fn the_model_in_the_binary_is_sound() {
     let kernels = result["machine"]["kernels"].as_array().unwrap();
     assert!(kernels.len() >= 6 && kernels.iter().all(|kernel| kernel["agrees"] == true));
     assert!(stdout(&["check"]).ends_with("nothing is wrong\n"));
+    assert_eq!(stdout(&["check", "-q"]), "");
+}
+
+#[test]
+fn options_that_would_do_nothing_are_refused() {
+    for option in [["-c", "32"], ["--ctx", "999999"], ["--chunk", "7"]] {
+        refused(&[&["check"][..], &option].concat(), 2, "unexpected argument");
+    }
+    refused(&["compare", "-p", TEXT, "--threads-b", "1", "--chunk", "7"], 2, "unexpected argument '--chunk'");
+    for option in ["--special", "--no-bos"] {
+        refused(&["tokenize", "--decode", "1", option], 2, "cannot be used with");
+    }
+    refused(&["logits", "--ids", "1", "--special"], 2, "cannot be used with");
 }
 
 #[test]
@@ -223,6 +236,10 @@ fn damaged_tensors_are_named() {
         let packed = tensor.rows() * tensor.cols() / 4;
         bytes[tensor.offset() as usize..][..packed].fill(0x55);
     });
+    let quiet = tritone(&["check", "-q", "-m", zeroed.path()]);
+    assert_eq!(quiet.status.code(), Some(1));
+    let lines = String::from_utf8(quiet.stdout).unwrap();
+    assert!(lines.contains("blk.1.ffn_up.weight") && lines.lines().all(|line| line.starts_with("wrong: ")), "{lines}");
     let found = problems(&["-m", zeroed.path()]);
     assert!(found.contains("blk.1.ffn_up.weight") && found.contains("every weight is 0"), "{found}");
 

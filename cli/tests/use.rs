@@ -5,11 +5,12 @@ mod process;
 
 use process::start;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 fn with_input(args: &[&str], input: &str) -> Output {
     let mut child = start(args);
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    // A command that ends early leaves the rest unread.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
     child.wait_with_output().unwrap()
 }
 
@@ -19,9 +20,28 @@ fn text(bytes: &[u8]) -> &str {
 
 #[test]
 fn without_arguments_it_tells_a_story() {
-    let output = with_input(&["-s", "3", "--json", "--ignore-eos", "-n", "220"], "");
+    let args = ["-s", "3", "--json", "--ignore-eos", "-n", "220"];
+    let output = Command::new(env!("CARGO_BIN_EXE_tritone")).args(args).stdin(Stdio::null()).output().unwrap();
     assert!(output.status.success());
+    let last = text(&output.stdout).lines().last().unwrap();
+    let summary: serde_json::Value = serde_json::from_str(last).unwrap();
+    assert_eq!(summary["prompt"], "Long ago, in a deep forest, there lived an old bear");
     assert!(text(&output.stdout).lines().count() > 200);
+}
+
+#[test]
+fn an_empty_text_is_no_wish_for_a_story() {
+    let empty = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("empty.txt");
+    std::fs::write(&empty, "").unwrap();
+    let empty = empty.to_str().unwrap();
+    for (args, source) in
+        [(&["run", "-p", ""][..], "the text of -p"), (&["-f", empty], "empty.txt"), (&["run"], "standard input")]
+    {
+        let output = with_input(args, "");
+        let message = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {message}");
+        assert!(output.stdout.is_empty() && message.contains(&format!("{source} is empty")), "{message}");
+    }
 }
 
 #[test]
@@ -36,6 +56,7 @@ fn json_has_an_object_per_token_and_a_summary() {
     assert_eq!(summary["type"], "summary");
     assert_eq!(summary["finish"], "max-tokens");
     assert_eq!(summary["generated_tokens"], 12);
+    assert_eq!(summary["prompt"], "The old king");
 
     let plain = with_input(&["run", "-p", "The old king", "-n", "12", "--temp", "0", "--ignore-eos"], "");
     assert_eq!(text(&plain.stdout), format!("The old king{generated}\n"));
@@ -68,6 +89,41 @@ fn a_conversation_through_pipes() {
     assert!(text(&many.stdout).starts_with(answer));
     assert!(text(&many.stdout).ends_with(answer));
     assert!(text(&many.stderr).contains("/nonsense"));
+}
+
+#[test]
+fn a_message_longer_than_the_context_does_not_end_the_talk() {
+    let says = |args: &[&str]| {
+        let output = with_input(&[&["chat", "-q"][..], args].concat(), &"king ".repeat(3000));
+        assert!(output.status.success());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    assert!(says(&["-c", "64"]).contains("shorten it or raise the context with -c"));
+    let longest = says(&[]);
+    assert!(longest.ends_with("shorten it\n"), "{longest}");
+}
+
+/// Ctrl-C while the logits are computed: no part of the file is left.
+#[cfg(unix)]
+#[test]
+fn ctrl_c_leaves_no_part_of_a_file() {
+    let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("logits-interrupted");
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir_all(&folder).unwrap();
+    let files = || std::fs::read_dir(&folder).unwrap().count();
+    let (prompt, output) = ("Once upon a time ".repeat(180), folder.join("l.npy"));
+    let output = output.to_str().unwrap();
+    let mut child = start(&["logits", "-p", &prompt, "--all", "-o", output, "-t", "1", "--isa", "scalar"]);
+    while files() == 0 {
+        assert!(child.try_wait().unwrap().is_none(), "it ended early");
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(killed.success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{}", text(&output.stderr));
+    assert!(output.stdout.is_empty());
+    assert_eq!(files(), 0);
 }
 
 #[cfg(unix)]

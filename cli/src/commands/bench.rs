@@ -10,9 +10,9 @@ mod spread;
 
 use crate::args::{CachePrecision, Layout, ModelArgs, at_least_one};
 use crate::failure::{Result, Stop};
-use crate::interrupt::{self, Watch};
+use crate::interrupt::{self, LOOK, Watch};
 use crate::load;
-use crate::model_file::{Embedding, Ternary};
+use crate::model_file::{Embedding, ModelFile, Ternary};
 use crate::output::emit;
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -22,7 +22,6 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
-use std::time::Duration;
 use tritone_runtime::isa::Level;
 use tritone_runtime::model::Model;
 use tritone_runtime::threads::default_threads;
@@ -55,29 +54,28 @@ const GENERATED: usize = 128;
 /// The batches that are measured where the user does not say.
 const BATCHES: [usize; 4] = [1, 2, 4, 8];
 
-/// How often this thread looks whether Ctrl-C was pressed.
-const LOOK: Duration = Duration::from_millis(50);
-
 /// Options of `bench`.
 #[derive(Args)]
 pub struct BenchArgs {
-    /// The model, a GGUF file; left out: the story model in the binary
+    /// The model, a GGUF file or a folder with safetensors; left out: the story model in the binary
     #[arg(short, long, value_name = "FILE", conflicts_with = "shape")]
     model: Option<PathBuf>,
     /// A random model of this shape, made for the occasion: bitnet-2b-4t, bonsai-8b, llama3-8b, story, or a FILE.json
     #[arg(long, value_name = "SHAPE")]
     shape: Option<String>,
+    // Each of these names `model`, too: it conflicts with `shape`, and clap does not ask for what conflicts with an
+    // argument that is there.
     /// Type of the ternary weights of a --shape
-    #[arg(long = "type", value_enum, value_name = "TYPE", requires = "shape")]
+    #[arg(long = "type", value_enum, value_name = "TYPE", requires = "shape", conflicts_with = "model")]
     ternary: Option<Ternary>,
     /// Type of embedding and head of a --shape
-    #[arg(long, value_enum, value_name = "TYPE", requires = "shape")]
+    #[arg(long, value_enum, value_name = "TYPE", requires = "shape", conflicts_with = "model")]
     embedding: Option<Embedding>,
     /// Share of gates that are positive in a --shape with relu^2
-    #[arg(long, value_name = "SHARE", requires = "shape")]
+    #[arg(long, value_name = "SHARE", requires = "shape", conflicts_with = "model")]
     relu_density: Option<f64>,
     /// Folder to keep the model of a --shape in, for the next time; left out: a temporary file
-    #[arg(long, value_name = "FOLDER", requires = "shape")]
+    #[arg(long, value_name = "FOLDER", requires = "shape", conflicts_with = "model")]
     cache: Option<PathBuf>,
     /// Tokens of the prompt; left out: 512, or what fits the context
     #[arg(short, long = "prompt", value_name = "TOKENS", value_parser = at_least_one)]
@@ -121,7 +119,7 @@ pub struct BenchArgs {
     /// Leave weights in the mapped file
     #[arg(long)]
     in_place: bool,
-    /// Name of the kernel for decoding
+    /// A kernel to use in place of the best, and its layout: gemv-* decodes, gemm-* reads prompts; a wrong name lists them
     #[arg(long, value_name = "NAME")]
     kernel: Option<String>,
     /// How keys and values are stored
@@ -156,7 +154,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
         return cold::child(args);
     }
     let watch = Watch::start();
-    let made = args.shape.as_deref().map(|shape| shape::make(shape, args)).transpose()?;
+    let made = args.shape.as_deref().map(|shape| shape::make(shape, args, &watch)).transpose()?;
     let path = made.as_ref().map(shape::Made::path).or(args.model.as_deref());
     let threads = args.thread_counts();
 
@@ -207,7 +205,7 @@ fn measure_all(
 }
 
 /// Does `work` on a thread of its own while this one watches for Ctrl-C, which ends the command
-/// without waiting for the thread.
+/// without waiting for the thread, unless that has begun a model file: it removes that first.
 fn watched<T: Send + 'static>(watch: &Watch, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     let (sender, receiver) = mpsc::channel();
     let thread = thread::Builder::new()
@@ -218,7 +216,9 @@ fn watched<T: Send + 'static>(watch: &Watch, work: impl FnOnce() -> Result<T> + 
     loop {
         match receiver.recv_timeout(LOOK) {
             Ok(result) => return result,
-            Err(RecvTimeoutError::Timeout) if watch.pressed() => return Err(Stop::Interrupted),
+            Err(RecvTimeoutError::Timeout) if watch.pressed() && !ModelFile::is_open() => {
+                return Err(Stop::Interrupted);
+            }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => match thread.join() {
                 Err(panic) => std::panic::resume_unwind(panic),
@@ -233,7 +233,6 @@ impl BenchArgs {
         ModelArgs {
             model: path.map(Path::to_owned),
             threads: Some(threads),
-            context: None,
             isa: self.isa,
             layout: self.layout,
             full_head: self.full_head,
@@ -243,7 +242,6 @@ impl BenchArgs {
             i2s_layout: crate::args::I2sBytes::Published,
             ffn: None,
             activations: None,
-            chunk: self.chunk,
             quiet: true,
             verbose: false,
         }

@@ -1,6 +1,6 @@
 //! `tritone chat`: a conversation, in a terminal or through pipes.
 
-use crate::args::{ModelArgs, SamplingArgs, SpeculationArgs};
+use crate::args::{ContextArgs, ModelArgs, SamplingArgs, SpeculationArgs};
 use crate::commands::run::{random_seed, skipped, speculation, speed};
 use crate::failure::{Result, Stop};
 use crate::interrupt::{self, Watch};
@@ -27,6 +27,8 @@ pub struct ChatArgs {
     #[command(flatten)]
     model: ModelArgs,
     #[command(flatten)]
+    context: ContextArgs,
+    #[command(flatten)]
     sampling: SamplingArgs,
     #[command(flatten)]
     speculation: SpeculationArgs,
@@ -51,7 +53,7 @@ pub fn run(args: &ChatArgs) -> Result<()> {
         note(sentence);
     }
     let mut chat = Chat {
-        session: model.session(args.model.context)?,
+        session: model.session(args.context.length)?,
         model,
         args,
         seed,
@@ -208,10 +210,11 @@ impl Chat<'_> {
             sampler,
             stop: self.model.chat_template().stop_strings().iter().map(|&text| text.to_owned()).collect(),
             ignore_eos: false,
-            chunk: self.args.model.chunk,
+            chunk: self.args.context.chunk,
             logprobs: false,
             speculation: self.args.speculation.choice(),
         };
+        let may_be_longer = self.may_be_longer();
         let watch = Watch::start();
         let mut generation = Generation::new(&mut self.session, &ids[same..], &options)?;
         let mut answer = String::new();
@@ -228,7 +231,8 @@ impl Chat<'_> {
         drop(watch);
         emit("\n")?;
         if generation.finish() == Some(Finish::ContextFull) {
-            note("the context is full, the answer ends here; -c TOKENS makes it longer, /clear empties it");
+            let longer = if may_be_longer { "-c TOKENS makes it longer, " } else { "" };
+            note(format_args!("the context is full, the answer ends here; {longer}/clear empties it"));
         }
         if self.args.model.verbose {
             note(speed(&generation.stats(), &self.model));
@@ -258,14 +262,19 @@ impl Chat<'_> {
             // The last message stays, and a conversation begins with the user.
             if self.turns.len() < 3 {
                 return Err(Stop::runtime(format_args!(
-                    "the message makes {} tokens but the context has room for {most}; \
-                     shorten it or raise the context with -c",
-                    ids.len()
+                    "the message makes {} tokens but the context has room for {most}; shorten it{}",
+                    ids.len(),
+                    if self.may_be_longer() { " or raise the context with -c" } else { "" }
                 )));
             }
             self.turns.drain(..2);
             dropped += 2;
         }
+    }
+
+    /// Whether the model was made for a longer context than this one.
+    fn may_be_longer(&self) -> bool {
+        self.session.context_length() < self.model.config().context_length
     }
 
     fn prompt(&self) -> Result<Vec<u32>> {

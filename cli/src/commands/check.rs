@@ -54,7 +54,8 @@ impl Report {
 pub fn run(args: &CheckArgs) -> Result<()> {
     interrupt::install()?;
     let source = load::source(args.model.model.as_deref())?;
-    let show = |text: String| if args.json { Ok(()) } else { emit(text) };
+    let quiet = args.model.quiet;
+    let show = |text: String| if args.json || quiet { Ok(()) } else { emit(text) };
     let mut report = Report::default();
 
     let machine = Machine::examine(&mut report);
@@ -77,6 +78,10 @@ pub fn run(args: &CheckArgs) -> Result<()> {
         if let Some(model) = load(args, &mut report)? {
             show(format!("  {}\n", rules(&model)))?;
             if model.config().pooling.is_some() {
+                if args.try_all {
+                    report
+                        .note("--try-all tries nothing here: an embedding model predicts no text to tell settings by");
+                }
                 let found = Meaning::examine(&model, &mut report)?;
                 show(found.to_string())?;
                 meaning = Some(found);
@@ -100,6 +105,10 @@ pub fn run(args: &CheckArgs) -> Result<()> {
             "ok": report.problems.is_empty(),
         });
         emit(format_args!("{result}\n"))?;
+    } else if quiet {
+        for problem in &report.problems {
+            emit(format_args!("wrong: {problem}\n"))?;
+        }
     } else {
         for note in &report.notes {
             emit(format_args!("\nnote: {note}\n"))?;

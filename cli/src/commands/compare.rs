@@ -21,6 +21,9 @@ pub struct CompareArgs {
     files: Vec<PathBuf>,
     #[command(flatten)]
     model: ModelArgs,
+    /// Tokens of context; left out: 512, or as many as the model was made for
+    #[arg(short, long = "ctx", value_name = "TOKENS", value_parser = at_least_one)]
+    context: Option<usize>,
     #[command(flatten)]
     text: TextArgs,
     #[command(flatten)]
@@ -125,7 +128,7 @@ pub fn run(args: &CompareArgs) -> Result<()> {
         )));
     }
 
-    let context = context(args.model.context, &a).min(context(args.model.context, &b));
+    let context = context(args.context, &a).min(context(args.context, &b));
     let (mut session_a, mut session_b) = (a.session(Some(context))?, b.session(Some(context))?);
     let windows = Windows::new(ids.len(), context, Cut::Sliding(context.saturating_sub(1)))?;
     let n_windows = windows.len().min(args.chunks.unwrap_or(usize::MAX));

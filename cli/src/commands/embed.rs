@@ -2,7 +2,7 @@
 //!
 //! Lines are read, turned and written some at a time, so a file may be longer than memory.
 
-use crate::args::{ModelArgs, at_least_one};
+use crate::args::{ContextArgs, ModelArgs, at_least_one};
 use crate::failure::{Result, Stop};
 use crate::interrupt;
 use crate::load;
@@ -48,6 +48,8 @@ const PATIENCE: Duration = Duration::from_millis(500);
 pub struct EmbedArgs {
     #[command(flatten)]
     model: ModelArgs,
+    #[command(flatten)]
+    context: ContextArgs,
     /// A text; may be given several times
     #[arg(short, long, value_name = "TEXT")]
     prompt: Vec<String>,
@@ -96,8 +98,8 @@ pub fn run(args: &EmbedArgs) -> Result<()> {
     let model = load::model(&args.model)?;
     let options = EmbedOptions {
         pooling: args.pooling.map(Into::into),
-        context_length: args.model.context,
-        chunk: args.model.chunk,
+        context_length: args.context.length,
+        chunk: args.context.chunk,
     };
     let embedder = Embedder::with_options(&model, &options)?;
     if let Some(dimensions) = args.dimensions.filter(|dimensions| *dimensions > embedder.dimensions()) {
@@ -224,7 +226,7 @@ impl Texts {
         }
         if let Some(path) = &args.file {
             let name = path.display().to_string();
-            let file = File::open(path).map_err(|error| unreadable(&name, &error))?;
+            let file = File::open(path).map_err(|error| Stop::unreadable(&name, &error))?;
             let size = file.metadata().ok().filter(std::fs::Metadata::is_file).map(|meta| meta.len());
             return Ok(Texts::Lines { name, reader: Box::new(BufReader::new(file)), n_lines: 0, bytes: 0, size });
         }
@@ -247,7 +249,7 @@ impl Texts {
         let mut line = Vec::new();
         // One byte more than allowed tells that there is more.
         let read = reader.take(MAX_LINE_BYTES + 1).read_until(b'\n', &mut line);
-        *bytes += read.map_err(|error| unreadable(name, &error))? as u64;
+        *bytes += read.map_err(|error| Stop::unreadable(&*name, &error))? as u64;
         if line.is_empty() {
             return Ok(None);
         }
@@ -273,10 +275,6 @@ impl Texts {
             Texts::Lines { bytes, .. } => *bytes,
         }
     }
-}
-
-fn unreadable(name: &str, error: &io::Error) -> Stop {
-    Stop::runtime(format_args!("cannot read {name}: {error}"))
 }
 
 /// A bar over the bytes of a file, on a terminal, once the work has taken a while.

@@ -1,6 +1,6 @@
 //! `tritone perplexity`: how well a model predicts a text.
 
-use crate::args::{ModelArgs, TextArgs, at_least_one, model_name};
+use crate::args::{ContextArgs, ModelArgs, TextArgs, at_least_one, model_name};
 use crate::failure::{Result, Stop};
 use crate::interrupt;
 use crate::load;
@@ -21,6 +21,8 @@ const CONTEXT: usize = 512;
 pub struct PerplexityArgs {
     #[command(flatten)]
     model: ModelArgs,
+    #[command(flatten)]
+    context: ContextArgs,
     #[command(flatten)]
     text: TextArgs,
     /// Score every token once, in windows of --ctx tokens that move on by N
@@ -43,7 +45,7 @@ pub fn run(args: &PerplexityArgs) -> Result<()> {
     let text = text(&args.text)?;
     let model = load::model(&args.model)?;
     let (ids, begin) = encode(&model, &text, args.text.special);
-    let context = context(args.model.context, &model);
+    let context = context(args.context.length, &model);
     let cut = match args.stride {
         Some(stride) => Cut::Sliding(stride),
         None if args.full => Cut::Sliding(context.saturating_sub(1)),
@@ -58,7 +60,7 @@ pub fn run(args: &PerplexityArgs) -> Result<()> {
     let tokenizer = model.tokenizer();
     let mut likelihood = Likelihood::default();
     for window in windows.iter().take(n_windows) {
-        score(&mut session, &ids, &window, begin, args.model.chunk, &mut |index, nll| {
+        score(&mut session, &ids, &window, begin, args.context.chunk, &mut |index, nll| {
             likelihood.add(nll, tokenizer.token_bytes(ids[index]).len());
             bar.inc(1);
         })?;

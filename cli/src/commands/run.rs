@@ -1,6 +1,6 @@
 //! `tritone run`: continues a text, or tells a story.
 
-use crate::args::{ModelArgs, SamplingArgs, SpeculationArgs, TextArgs};
+use crate::args::{ContextArgs, ModelArgs, SamplingArgs, SpeculationArgs, TextArgs};
 use crate::failure::{Result, Stop};
 use crate::interrupt::{self, Watch};
 use crate::load;
@@ -28,6 +28,8 @@ pub struct RunArgs {
     #[command(flatten)]
     model: ModelArgs,
     #[command(flatten)]
+    context: ContextArgs,
+    #[command(flatten)]
     text: TextArgs,
     #[command(flatten)]
     sampling: SamplingArgs,
@@ -52,8 +54,14 @@ pub fn run(args: &RunArgs) -> Result<()> {
     interrupt::install()?;
     let seed = args.sampling.seed.unwrap_or_else(random_seed);
     let prompt = match args.text.read()? {
-        Some(text) if !text.is_empty() => text,
-        _ => BEGINNINGS[(seed % BEGINNINGS.len() as u64) as usize].to_owned(),
+        Some(text) if text.is_empty() => {
+            return Err(Stop::usage(
+                format_args!("there is nothing to continue: {} is empty", args.text.source()),
+                "give a text with -p TEXT, -f FILE or through a pipe",
+            ));
+        }
+        Some(text) => text,
+        None => BEGINNINGS[(seed % BEGINNINGS.len() as u64) as usize].to_owned(),
     };
     let sampler = args.sampling.config(seed);
     let model = load::model(&args.model)?;
@@ -67,11 +75,11 @@ pub fn run(args: &RunArgs) -> Result<()> {
         sampler,
         stop: args.stop.clone(),
         ignore_eos: args.ignore_eos,
-        chunk: args.model.chunk,
+        chunk: args.context.chunk,
         logprobs: args.json,
         speculation: args.speculation.choice(),
     };
-    let mut session = model.session(args.model.context)?;
+    let mut session = model.session(args.context.length)?;
     let mut generation = Generation::new(&mut session, &ids, &options)?;
 
     if !args.json {
@@ -96,7 +104,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
     let stats = generation.stats();
     if args.json {
         let finish = generation.finish().map(finish_name);
-        emit(format_args!("{}\n", summary(&stats, finish, seed, &model)))?;
+        emit(format_args!("{}\n", summary(&stats, finish, seed, &prompt, &model)))?;
     } else {
         emit("\n")?;
     }
@@ -153,11 +161,12 @@ pub fn random_seed() -> u64 {
     RandomState::new().hash_one(0u8) >> 32
 }
 
-fn summary(stats: &Stats, finish: Option<&str>, seed: u64, model: &Model) -> serde_json::Value {
+fn summary(stats: &Stats, finish: Option<&str>, seed: u64, prompt: &str, model: &Model) -> serde_json::Value {
     json!({
         "type": "summary",
         "finish": finish.unwrap_or("interrupted"),
         "seed": seed,
+        "prompt": prompt,
         "prompt_tokens": stats.prompt_tokens,
         "prompt_tokens_per_second": rate(stats.prompt_tokens, stats.prompt_seconds),
         "generated_tokens": stats.generated_tokens,

@@ -20,7 +20,7 @@ pub struct TokenizeArgs {
     #[arg(long, conflicts_with = "json")]
     ids: bool,
     /// The text of these tokens: 1,2,3
-    #[arg(long, value_name = "IDS", conflicts_with_all = ["ids", "prompt", "file"])]
+    #[arg(long, value_name = "IDS", conflicts_with_all = ["ids", "prompt", "file", "special", "no_bos"])]
     decode: Option<String>,
     /// JSON
     #[arg(long)]
