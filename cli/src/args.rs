@@ -457,7 +457,14 @@ fn read_text(input: impl Read, name: &dyn std::fmt::Display) -> Result<String> {
 
 /// Token ids as the command line has them.
 pub fn token_ids(list: &str) -> std::result::Result<Vec<u32>, String> {
-    let parts = list.split(|c: char| c == ',' || c.is_whitespace()).filter(|part| !part.is_empty());
+    if list.trim().is_empty() {
+        return Ok(Vec::new());
+    }
+    // Between two commas there is an id: one that is missing would make another text.
+    let parts = list.split(',').flat_map(|part| match part.trim() {
+        "" => vec![""],
+        part => part.split_whitespace().collect(),
+    });
     let ids = parts.map(|part| part.parse().map_err(|_| format!("'{part}' is not a token id; ids look like 1,2,3")));
     ids.collect()
 }

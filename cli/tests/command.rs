@@ -27,6 +27,7 @@ fn wrong_options_are_usage_errors() {
     let foreign = if cfg!(target_arch = "x86_64") { "neon" } else { "avx2" };
     refused(&["run", "--isa", foreign, "-p", "x"], 2, "scalar");
     refused(&["logits", "--ids", "1,two"], 2, "'two'");
+    refused(&["logits", "--ids", "1,,2"], 2, "'' is not a token id");
     refused(&["run", "--frobnicate"], 2, "--frobnicate");
     // Before the model is loaded: it is not there.
     for parallel in ["0", "1025", "5000", "many"] {

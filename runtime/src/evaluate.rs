@@ -18,12 +18,13 @@
 //! # Ok::<(), tritone_runtime::error::Error>(())
 //! ```
 
+mod likelihood;
+
+pub use likelihood::{Likelihood, Scorer};
+
 use crate::error::{Error, Result};
-use crate::isa::Isa;
 use crate::session::Session;
-use std::f64::consts::LN_2;
 use std::ops::Range;
-use tritone_kernels::float::FloatKernels;
 
 /// How a text is cut into windows, and which tokens of a window are scored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -189,91 +190,6 @@ fn fed(text: &[u32], window: &Window, begin: Option<u32>) -> (Vec<u32>, usize) {
         fed[0] = begin;
     }
     (fed, scored.start - 1 - tokens.start)
-}
-
-/// Turns logits into likelihoods, with the same bits on every instruction set.
-struct Scorer {
-    float: FloatKernels,
-    scratch: Vec<f32>,
-}
-
-impl Scorer {
-    fn new(isa: Isa) -> Scorer {
-        Scorer { float: FloatKernels::new(isa), scratch: Vec::new() }
-    }
-
-    /// `-ln` of the probability of `token`.
-    fn nll(&mut self, logits: &[f32], token: u32) -> f64 {
-        logits.clone_into(&mut self.scratch);
-        let softmax = self.float.softmax(&mut self.scratch);
-        libm::log(f64::from(softmax.sum)) + (f64::from(softmax.max) - f64::from(logits[token as usize]))
-    }
-}
-
-/// Negative log-likelihoods, summed up.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Likelihood {
-    tokens: u64,
-    bytes: u64,
-    sum: f64,
-    sum_of_squares: f64,
-}
-
-impl Likelihood {
-    /// Adds a token with its `-ln p` and the number of bytes of text that it stands for.
-    pub fn add(&mut self, nll: f64, bytes: usize) {
-        self.tokens += 1;
-        self.bytes += bytes as u64;
-        self.sum += nll;
-        self.sum_of_squares += nll * nll;
-    }
-
-    /// Tokens added.
-    #[must_use]
-    pub fn tokens(&self) -> u64 {
-        self.tokens
-    }
-
-    /// Their bytes.
-    #[must_use]
-    pub fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
-    /// Mean of `-ln p`, in nats; `None` without tokens.
-    #[must_use]
-    pub fn mean_nll(&self) -> Option<f64> {
-        (self.tokens > 0).then(|| self.sum / self.tokens as f64)
-    }
-
-    /// `exp` of the mean.
-    #[must_use]
-    pub fn perplexity(&self) -> Option<f64> {
-        self.mean_nll().map(libm::exp)
-    }
-
-    /// Standard error of the perplexity: with the variance `v` of `n` likelihoods,
-    /// `perplexity * sqrt(v / (n - 1))`, the slope of `exp` times the standard error of the mean.
-    /// `None` below two tokens.
-    #[must_use]
-    pub fn standard_error(&self) -> Option<f64> {
-        let (mean, n) = (self.mean_nll()?, self.tokens as f64);
-        // Rounding may leave a little less than nothing where all are equal.
-        let variance = (self.sum_of_squares / n - mean * mean).max(0.0);
-        (self.tokens > 1).then(|| libm::exp(mean) * (variance / (n - 1.0)).sqrt())
-    }
-
-    /// Mean of `-log2 p`.
-    #[must_use]
-    pub fn bits_per_token(&self) -> Option<f64> {
-        self.mean_nll().map(|mean| mean / LN_2)
-    }
-
-    /// `-log2 p` of all tokens by the number of their bytes: comparable between vocabularies.
-    #[must_use]
-    pub fn bits_per_byte(&self) -> Option<f64> {
-        (self.bytes > 0).then(|| self.sum / LN_2 / self.bytes as f64)
-    }
 }
 
 /// Tokens that go through two models in turn: enough for a good speed, and few enough for their
@@ -466,6 +382,7 @@ fn exp_sum(logits: &[f32], max: f64) -> f64 {
 mod tests {
     use super::*;
     use crate::model::{LoadOptions, Model, Source};
+    use std::f64::consts::LN_2;
     use std::path::PathBuf;
 
     fn model() -> Model {

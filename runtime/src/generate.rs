@@ -104,6 +104,21 @@ impl<'s> Generation<'s> {
     /// Settings or a prompt that are refused, see [`SamplerConfig::validate`] and
     /// [`Session::prefill`].
     pub fn new(session: &'s mut Session, prompt: &[u32], options: &GenerateOptions) -> Result<Generation<'s>> {
+        let begun = Generation::begin(session, prompt, options, &mut || true)?;
+        Ok(begun.expect("nobody ends it"))
+    }
+
+    /// Begins like [`Generation::new`], but ends where `go_on`, asked before each chunk of the prompt, says no. The session
+    /// then has the tokens that were fed, and no logits after them.
+    ///
+    /// # Errors
+    /// As [`Generation::new`].
+    pub fn begin(
+        session: &'s mut Session,
+        prompt: &[u32],
+        options: &GenerateOptions,
+        go_on: &mut dyn FnMut() -> bool,
+    ) -> Result<Option<Generation<'s>>> {
         let sampler = Sampler::new(options.sampler.clone())?;
         let stop = StopStrings::new(&options.stop)?;
         let began = Instant::now();
@@ -113,10 +128,12 @@ impl<'s> Generation<'s> {
             }
             _ => Need::All,
         };
-        session.prefill_for(prompt, options.chunk, &need)?;
+        if !session.prefill_while(prompt, options.chunk, &need, go_on)? {
+            return Ok(None);
+        }
         let stats =
             Stats { prompt_tokens: prompt.len(), prompt_seconds: began.elapsed().as_secs_f64(), ..Stats::default() };
-        Ok(Generation {
+        Ok(Some(Generation {
             model: session.model(),
             session,
             sampler,
@@ -131,7 +148,7 @@ impl<'s> Generation<'s> {
             failed: false,
             stats,
             spent: Duration::ZERO,
-        })
+        }))
     }
 
     /// Why the generation ended; nothing while it goes on.

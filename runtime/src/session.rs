@@ -120,15 +120,31 @@ impl Session {
     /// # Errors
     /// As [`Session::prefill`].
     pub fn prefill_for(&mut self, tokens: &[u32], chunk: usize, need: &Need) -> Result<Scores<'_>> {
+        self.prefill_while(tokens, chunk, need, &mut || true)?;
+        Ok(self.scores())
+    }
+
+    /// Feeds tokens like [`Session::prefill_for`] as long as `go_on` says so before each chunk, and returns whether all were
+    /// fed. If not, those that were are in the session, without logits after them.
+    pub(crate) fn prefill_while(
+        &mut self,
+        tokens: &[u32],
+        chunk: usize,
+        need: &Need,
+        go_on: &mut dyn FnMut() -> bool,
+    ) -> Result<bool> {
         self.check(tokens)?;
         let mut hidden = Vec::new();
         for part in tokens.chunks(self.steps.model.chunk(chunk)) {
+            if !go_on() {
+                return Ok(false);
+            }
             hidden = self.forward(part)?;
         }
         let last = hidden.split_off(hidden.len() - self.steps.model.config.hidden);
         self.logits = self.scores_of(&last, need)?.swap_remove(0).logits;
         finite(&self.logits.values, self.tokens.len() - 1)?;
-        Ok(self.scores())
+        Ok(true)
     }
 
     /// Feeds tokens like [`Session::prefill`] and calls `each(i, logits after tokens[i])` for all.

@@ -211,3 +211,25 @@ fn drafts_that_cannot_be_are_refused() {
     session.decode_with_draft(1, &[2, 3, 4], &Need::All).unwrap();
     assert_eq!(session.position(), 1);
 }
+
+/// What was fed before the end was asked for stays, and the rest can follow.
+#[test]
+fn a_prompt_can_be_left_half_way() {
+    let model = load(MODELS[0]);
+    let prompt: Vec<u32> = (0..100).map(|i| i * 7 % 300).collect();
+    let options = GenerateOptions { max_tokens: Some(8), chunk: 16, ..GenerateOptions::default() };
+    let all = |session: &mut Session, prompt: &[u32]| {
+        Generation::new(session, prompt, &options).unwrap().map(|piece| piece.unwrap().id).collect::<Vec<_>>()
+    };
+    let expected = all(&mut model.session(None).unwrap(), &prompt);
+
+    let mut session = model.session(None).unwrap();
+    let mut asked = 0;
+    let mut twice = || {
+        asked += 1;
+        asked <= 2
+    };
+    assert!(Generation::begin(&mut session, &prompt, &options, &mut twice).unwrap().is_none());
+    assert_eq!(session.tokens(), &prompt[..32]);
+    assert_eq!(all(&mut session, &prompt[32..]), expected);
+}

@@ -70,10 +70,7 @@ pub fn run(args: &ChatArgs) -> Result<()> {
             Line::System(text) => chat.system = (!text.is_empty()).then(|| text.to_owned()),
             Line::Regenerate => chat.regenerate()?,
             Line::Unknown(name) => note(format_args!("there is no command {name}; /help lists them")),
-            Line::Text(text) => {
-                chat.turns.push(Message::new("user", text));
-                chat.answer()?;
-            }
+            Line::Text(text) => chat.say(text)?,
         }
     }
     Ok(())
@@ -174,26 +171,35 @@ struct Chat<'a> {
 }
 
 impl Chat<'_> {
-    fn regenerate(&mut self) -> Result<()> {
-        if self.turns.last().is_some_and(|turn| turn.role == "assistant") {
+    /// Takes a message and answers it. One that cannot be answered is taken back.
+    fn say(&mut self, text: &str) -> Result<()> {
+        self.turns.push(Message::new("user", text));
+        if !self.answer()? {
             self.turns.pop();
         }
+        Ok(())
+    }
+
+    fn regenerate(&mut self) -> Result<()> {
+        let before = self.turns.pop_if(|turn| turn.role == "assistant");
         if self.turns.is_empty() {
             note("there is nothing to answer yet");
             return Ok(());
         }
-        self.answer()
+        if !self.answer()? {
+            self.turns.extend(before);
+        }
+        Ok(())
     }
 
     /// Answers the last message. What is wrong with a message ends the turn, and not the talk if someone is there to go on with
-    /// it.
-    fn answer(&mut self) -> Result<()> {
+    /// it. Returns whether there is an answer.
+    fn answer(&mut self) -> Result<bool> {
         let ids = match self.fitting_prompt() {
             Ok(ids) => ids,
             Err(Stop::Error { message, .. }) if self.interactive => {
                 note(format_args!("error: {message}"));
-                self.turns.pop();
-                return Ok(());
+                return Ok(false);
             }
             Err(stop) => return Err(stop),
         };
@@ -216,7 +222,11 @@ impl Chat<'_> {
         };
         let may_be_longer = self.may_be_longer();
         let watch = Watch::start();
-        let mut generation = Generation::new(&mut self.session, &ids[same..], &options)?;
+        let begun = Generation::begin(&mut self.session, &ids[same..], &options, &mut || !watch.pressed())?;
+        let Some(mut generation) = begun else {
+            note("stopped before the answer began; it is as if nothing had been asked");
+            return Ok(false);
+        };
         let mut answer = String::new();
         for piece in generation.by_ref() {
             let text = piece?.text;
@@ -242,7 +252,7 @@ impl Chat<'_> {
             }
         }
         self.turns.push(Message::new("assistant", answer));
-        Ok(())
+        Ok(true)
     }
 
     /// The conversation in tokens, without its oldest turns where they do not fit.
@@ -252,22 +262,22 @@ impl Chat<'_> {
         let most = context - (context / 4).min(256);
         let mut dropped = 0;
         loop {
-            let ids = self.prompt()?;
+            let ids = self.prompt(dropped)?;
             if ids.len() <= most {
                 if dropped > 0 {
+                    self.turns.drain(..dropped);
                     note(format_args!("the context is full: the {dropped} oldest messages were dropped"));
                 }
                 return Ok(ids);
             }
-            // The last message stays, and a conversation begins with the user.
-            if self.turns.len() < 3 {
+            // The last message stays, and a conversation begins with the user. What is refused drops nothing.
+            if self.turns.len() < dropped + 3 {
                 return Err(Stop::runtime(format_args!(
                     "the message makes {} tokens but the context has room for {most}; shorten it{}",
                     ids.len(),
                     if self.may_be_longer() { " or raise the context with -c" } else { "" }
                 )));
             }
-            self.turns.drain(..2);
             dropped += 2;
         }
     }
@@ -277,9 +287,10 @@ impl Chat<'_> {
         self.session.context_length() < self.model.config().context_length
     }
 
-    fn prompt(&self) -> Result<Vec<u32>> {
+    /// The conversation in tokens, without so many of its oldest messages.
+    fn prompt(&self, dropped: usize) -> Result<Vec<u32>> {
         let system = self.system.iter().map(|text| Message::new("system", text));
-        let messages: Vec<Message> = system.chain(self.turns.iter().cloned()).collect();
+        let messages: Vec<Message> = system.chain(self.turns[dropped..].iter().cloned()).collect();
         Ok(self.model.chat_tokens(&messages, true)?)
     }
 }
@@ -296,5 +307,56 @@ mod tests {
         assert_eq!(Line::parse("/system  Be brief. "), Line::System("Be brief."));
         assert_eq!(Line::parse("/system"), Line::System(""));
         assert_eq!(Line::parse("/frob x"), Line::Unknown("/frob"));
+    }
+
+    #[derive(clap::Parser)]
+    struct Command {
+        #[command(flatten)]
+        args: ChatArgs,
+    }
+
+    /// A conversation at a terminal with the model in the binary.
+    #[cfg(feature = "embedded-model")]
+    fn with_chat(test: impl Fn(&mut Chat<'_>)) {
+        let Command { args } = clap::Parser::parse_from(["chat", "-c", "200", "-n", "3", "--temp", "0", "-q"]);
+        let model = load::model(&args.model).unwrap();
+        let session = model.session(args.context.length).unwrap();
+        test(&mut Chat { session, model, args: &args, seed: 1, interactive: true, system: None, turns: Vec::new() });
+    }
+
+    #[cfg(feature = "embedded-model")]
+    fn contents(chat: &Chat<'_>) -> Vec<String> {
+        chat.turns.iter().map(|turn| turn.content.clone()).collect()
+    }
+
+    #[cfg(feature = "embedded-model")]
+    #[test]
+    fn a_message_that_does_not_fit_leaves_the_conversation() {
+        with_chat(|chat| {
+            for text in ["My name is Bob", "Second message", "third one"] {
+                chat.say(text).unwrap();
+            }
+            let before = contents(chat);
+            assert_eq!(before.len(), 6);
+            chat.say(&"the old king ".repeat(400)).unwrap();
+            assert_eq!(contents(chat), before);
+            chat.regenerate().unwrap();
+            assert_eq!(contents(chat), before);
+        });
+    }
+
+    #[cfg(feature = "embedded-model")]
+    #[test]
+    fn an_answer_that_cannot_be_made_again_stays() {
+        with_chat(|chat| {
+            chat.say("My name is Bob").unwrap();
+            let before = contents(chat);
+            chat.system = Some("very ".repeat(400));
+            chat.regenerate().unwrap();
+            assert_eq!(contents(chat), before);
+            chat.system = None;
+            chat.regenerate().unwrap();
+            assert_eq!((chat.turns.len(), &contents(chat)[0]), (2, &before[0]));
+        });
     }
 }

@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use std::path::PathBuf;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
+use tritone_runtime::evaluate::{Likelihood, Scorer};
 use tritone_runtime::session::Session;
 use tritone_runtime::tokenizer::Tokenizer;
 
@@ -67,6 +68,7 @@ pub fn run(args: &LogitsArgs) -> Result<()> {
         hash: Sha256::new(),
         file: None,
         bytes: Vec::with_capacity(vocab * 4),
+        scorer: Scorer::new(model.isa()),
         nll: vec![None; ids.len()],
         best: Vec::new(),
     };
@@ -88,15 +90,15 @@ pub fn run(args: &LogitsArgs) -> Result<()> {
     }
     drop(watch);
     let sha256 = hex(&sink.hash.finalize());
-    let known: Vec<f64> = sink.nll.iter().flatten().copied().collect();
-    let mean = (!known.is_empty()).then(|| known.iter().sum::<f64>() / known.len() as f64);
+    let mut likelihood = Likelihood::default();
+    sink.nll.iter().flatten().for_each(|nll| likelihood.add(*nll, 0));
     if args.json {
         out.line(json!({
             "type": "summary",
             "ids": ids,
             "nll": sink.nll,
-            "mean_nll": mean,
-            "perplexity": mean.map(f64::exp),
+            "mean_nll": likelihood.mean_nll(),
+            "perplexity": likelihood.perplexity(),
             "positions": if args.all { ids.len() } else { 1 },
             "vocab_size": vocab,
             "sha256": sha256,
@@ -110,8 +112,8 @@ pub fn run(args: &LogitsArgs) -> Result<()> {
             let nll = nll.map(|nll| format!("{nll:9.4}")).unwrap_or_else(|| format!("{:>9}", "-"));
             out.line(format_args!("{id:>7}  {nll}  {}", shown(tokenizer, id)))?;
         }
-        if let Some(mean) = mean {
-            out.line(format_args!("mean NLL {mean:.4}, perplexity {:.3}", mean.exp()))?;
+        if let (Some(mean), Some(perplexity)) = (likelihood.mean_nll(), likelihood.perplexity()) {
+            out.line(format_args!("mean NLL {mean:.4}, perplexity {perplexity:.3}"))?;
         }
         out.line("next")?;
         for &(logit, id) in &sink.best {
@@ -167,6 +169,7 @@ struct Sink {
     hash: Sha256,
     file: Option<OutputFile>,
     bytes: Vec<u8>,
+    scorer: Scorer,
     /// Of each prompt token given those before it; of the first nothing is known.
     nll: Vec<Option<f64>>,
     /// The likeliest tokens after the prompt, best first.
@@ -183,7 +186,7 @@ impl Sink {
         json_out: Option<&mut Listing>,
     ) -> Result<()> {
         match ids.get(position + 1) {
-            Some(&next) => self.nll[position + 1] = Some(nll(logits, next as usize)),
+            Some(&next) => self.nll[position + 1] = Some(self.scorer.nll(logits, next)),
             None => self.best = best(logits),
         }
         if shown {
@@ -205,14 +208,6 @@ impl Sink {
             None => Ok(()),
         }
     }
-}
-
-/// -ln of the probability that the logits give to `token`.
-fn nll(logits: &[f32], token: usize) -> f64 {
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let max = f64::from(max);
-    let sum: f64 = logits.iter().map(|&logit| (f64::from(logit) - max).exp()).sum();
-    sum.ln() + max - f64::from(logits[token])
 }
 
 /// The best tokens, by falling logit and rising id.
@@ -254,12 +249,6 @@ fn npy_header(shape: &str) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn likelihood_of_equal_logits_is_the_share() {
-        assert!((nll(&[3.0; 8], 5) - 8f64.ln()).abs() < 1e-12);
-        assert!((nll(&[1000.0, 0.0], 1) - 1000.0).abs() < 1e-9);
-    }
 
     #[test]
     fn best_tokens_are_ordered_by_logit_then_id() {
