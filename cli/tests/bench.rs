@@ -309,7 +309,7 @@ fn ctrl_c_removes_the_model() {
     assert_eq!(files(&temporary), [""; 0]);
 }
 
-/// A vocabulary that takes minutes to make up: Ctrl-C does not wait for it.
+/// The largest vocabulary takes many seconds to make up: Ctrl-C does not wait for it.
 #[cfg(target_os = "linux")]
 #[test]
 fn ctrl_c_ends_the_planning_of_a_model() {
@@ -317,7 +317,7 @@ fn ctrl_c_ends_the_planning_of_a_model() {
     let shape = temporary.join("large.json");
     let config = serde_json::json!({
         "model_type": "bitnet", "hidden_act": "relu2", "num_hidden_layers": 1, "hidden_size": 256,
-        "intermediate_size": 512, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 8_000_000,
+        "intermediate_size": 512, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 1 << 20,
     });
     fs::write(&shape, config.to_string()).unwrap();
     let mut child = Command::new(env!("CARGO_BIN_EXE_tritone"))
@@ -339,7 +339,7 @@ fn ctrl_c_ends_the_planning_of_a_model() {
         wait();
     }
     assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
-    let end = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(5);
     while child.try_wait().unwrap().is_none() {
         if std::time::Instant::now() > end {
             child.kill().unwrap();
