@@ -2,6 +2,10 @@
 
 use crate::failure::{INTERRUPTED, Result, Stop};
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+/// How often those who wait for another thread look whether Ctrl-C was pressed.
+pub const LOOK: Duration = Duration::from_millis(50);
 
 /// Ctrl-C ends the program.
 const ENDS: u8 = 0;

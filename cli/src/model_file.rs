@@ -8,6 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use std::fs;
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use tritone_runtime::checkpoint::TensorType;
 use tritone_runtime::error::{Error, Place};
 use tritone_runtime::gguf::{DataWriter, Writer};
@@ -77,12 +78,33 @@ pub fn too_odd(at: Place, cols: usize, ty: TensorType) -> Stop {
     })
 }
 
+/// Whether a [`ModelFile`] is being written: a process that ends then leaves it behind.
+static OPEN: AtomicBool = AtomicBool::new(false);
+
+/// Sets [`OPEN`] while it lives.
+struct Open;
+
+impl Open {
+    fn mark() -> Open {
+        OPEN.store(true, Ordering::SeqCst);
+        Open
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        OPEN.store(false, Ordering::SeqCst);
+    }
+}
+
 /// A GGUF file being written. Dropped before [`ModelFile::finish`] it leaves nothing behind.
 pub struct ModelFile {
     data: DataWriter<OutputFile>,
     path: PathBuf,
     bar: Option<ProgressBar>,
     watch: Watch,
+    /// The last to go, after the file.
+    _open: Open,
 }
 
 impl ModelFile {
@@ -97,16 +119,24 @@ impl ModelFile {
         }
     }
 
+    /// Whether a thread is writing one now. If it is not once Ctrl-C was pressed under a [`Watch`], it will not be later.
+    pub fn is_open() -> bool {
+        OPEN.load(Ordering::SeqCst)
+    }
+
     /// Starts `path` with the header of `writer`; `bytes` of tensor data are to follow.
     pub fn begin(path: &Path, writer: &Writer, bytes: u64, quiet: bool) -> Result<ModelFile> {
-        let watch = Watch::start();
+        let (watch, open) = (Watch::start(), Open::mark());
+        if watch.pressed() {
+            return Err(Stop::Interrupted);
+        }
         let data = writer.begin(OutputFile::create(path)?).map_err(|error| refused(path, error))?;
         let bar = (!quiet && io::stderr().is_terminal()).then(|| {
             let style = ProgressStyle::with_template("writing {wide_bar} {bytes}/{total_bytes} {eta}")
                 .unwrap_or_else(|_| ProgressStyle::default_bar());
             ProgressBar::new(bytes).with_style(style)
         });
-        Ok(ModelFile { data, path: path.to_owned(), bar, watch })
+        Ok(ModelFile { data, path: path.to_owned(), bar, watch, _open: open })
     }
 
     /// Adds bytes to the tensors, in the order in which they were declared.

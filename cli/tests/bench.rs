@@ -308,3 +308,46 @@ fn ctrl_c_removes_the_model() {
     assert!(output.stdout.is_empty());
     assert_eq!(files(&temporary), [""; 0]);
 }
+
+/// The largest vocabulary takes many seconds to make up: Ctrl-C does not wait for it.
+#[cfg(target_os = "linux")]
+#[test]
+fn ctrl_c_ends_the_planning_of_a_model() {
+    let temporary = folder("bench-planning");
+    let shape = temporary.join("large.json");
+    let config = serde_json::json!({
+        "model_type": "bitnet", "hidden_act": "relu2", "num_hidden_layers": 1, "hidden_size": 256,
+        "intermediate_size": 512, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 1 << 20,
+    });
+    fs::write(&shape, config.to_string()).unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_tritone"))
+        .args(["bench", "-q", "--shape", shape.to_str().unwrap()])
+        .env("TMPDIR", &temporary)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let wait = || std::thread::sleep(std::time::Duration::from_millis(5));
+    // Once SIGINT, the second signal, is caught.
+    let caught = |status: String| {
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap().trim().to_owned();
+        u64::from_str_radix(&mask, 16).unwrap() & 2 != 0
+    };
+    while !caught(fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap()) {
+        assert!(child.try_wait().unwrap().is_none(), "it ended early");
+        wait();
+    }
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(5);
+    while child.try_wait().unwrap().is_none() {
+        if std::time::Instant::now() > end {
+            child.kill().unwrap();
+            panic!("it goes on planning");
+        }
+        wait();
+    }
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(files(&temporary), ["large.json"]);
+}

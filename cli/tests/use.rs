@@ -70,6 +70,29 @@ fn a_conversation_through_pipes() {
     assert!(text(&many.stderr).contains("/nonsense"));
 }
 
+/// Ctrl-C while the logits are computed: no part of the file is left.
+#[cfg(unix)]
+#[test]
+fn ctrl_c_leaves_no_part_of_a_file() {
+    let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("logits-interrupted");
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir_all(&folder).unwrap();
+    let files = || std::fs::read_dir(&folder).unwrap().count();
+    let (prompt, output) = ("Once upon a time ".repeat(180), folder.join("l.npy"));
+    let output = output.to_str().unwrap();
+    let mut child = start(&["logits", "-p", &prompt, "--all", "-o", output, "-t", "1", "--isa", "scalar"]);
+    while files() == 0 {
+        assert!(child.try_wait().unwrap().is_none(), "it ended early");
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(killed.success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{}", text(&output.stderr));
+    assert!(output.stdout.is_empty());
+    assert_eq!(files(), 0);
+}
+
 #[cfg(unix)]
 #[test]
 fn ctrl_c_stops_a_story_with_its_own_status() {

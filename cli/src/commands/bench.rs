@@ -10,9 +10,9 @@ mod spread;
 
 use crate::args::{CachePrecision, Layout, ModelArgs, at_least_one};
 use crate::failure::{Result, Stop};
-use crate::interrupt::{self, Watch};
+use crate::interrupt::{self, LOOK, Watch};
 use crate::load;
-use crate::model_file::{Embedding, Ternary};
+use crate::model_file::{Embedding, ModelFile, Ternary};
 use crate::output::emit;
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -22,7 +22,6 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
-use std::time::Duration;
 use tritone_runtime::isa::Level;
 use tritone_runtime::model::Model;
 use tritone_runtime::threads::default_threads;
@@ -54,9 +53,6 @@ const GENERATED: usize = 128;
 
 /// The batches that are measured where the user does not say.
 const BATCHES: [usize; 4] = [1, 2, 4, 8];
-
-/// How often this thread looks whether Ctrl-C was pressed.
-const LOOK: Duration = Duration::from_millis(50);
 
 /// Options of `bench`.
 #[derive(Args)]
@@ -158,7 +154,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
         return cold::child(args);
     }
     let watch = Watch::start();
-    let made = args.shape.as_deref().map(|shape| shape::make(shape, args)).transpose()?;
+    let made = args.shape.as_deref().map(|shape| shape::make(shape, args, &watch)).transpose()?;
     let path = made.as_ref().map(shape::Made::path).or(args.model.as_deref());
     let threads = args.thread_counts();
 
@@ -209,7 +205,7 @@ fn measure_all(
 }
 
 /// Does `work` on a thread of its own while this one watches for Ctrl-C, which ends the command
-/// without waiting for the thread.
+/// without waiting for the thread, unless that has begun a model file: it removes that first.
 fn watched<T: Send + 'static>(watch: &Watch, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     let (sender, receiver) = mpsc::channel();
     let thread = thread::Builder::new()
@@ -220,7 +216,9 @@ fn watched<T: Send + 'static>(watch: &Watch, work: impl FnOnce() -> Result<T> + 
     loop {
         match receiver.recv_timeout(LOOK) {
             Ok(result) => return result,
-            Err(RecvTimeoutError::Timeout) if watch.pressed() => return Err(Stop::Interrupted),
+            Err(RecvTimeoutError::Timeout) if watch.pressed() && !ModelFile::is_open() => {
+                return Err(Stop::Interrupted);
+            }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => match thread.join() {
                 Err(panic) => std::panic::resume_unwind(panic),

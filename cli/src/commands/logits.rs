@@ -2,12 +2,16 @@
 
 use crate::args::{ContextArgs, ModelArgs, TextArgs, token_ids};
 use crate::failure::{Result, Stop};
+use crate::interrupt::{self, LOOK, Watch};
 use crate::load;
 use crate::output::{Listing, OutputFile};
 use clap::Args;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use std::path::PathBuf;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use tritone_runtime::session::Session;
 use tritone_runtime::tokenizer::Tokenizer;
 
 /// How many of the likeliest next tokens are listed.
@@ -41,6 +45,7 @@ pub struct LogitsArgs {
 
 /// Runs the command.
 pub fn run(args: &LogitsArgs) -> Result<()> {
+    interrupt::install()?;
     let given = match &args.ids {
         Some(list) => Prompt::Ids(token_ids(list).map_err(|message| Stop::usage(message, "example: --ids 1,2,3"))?),
         None => Prompt::Text(args.text.read()?.ok_or_else(|| {
@@ -54,8 +59,10 @@ pub fn run(args: &LogitsArgs) -> Result<()> {
         Prompt::Text(text) => tokenizer.encode(&text, load::special(args.text.special), tokenizer.adds_bos()),
     };
     let vocab = model.config().vocab_size;
-    let mut session = model.session(args.context.length)?;
+    let session = model.session(args.context.length)?;
     let mut out = Listing::new();
+    // Before the file, so that it outlives it.
+    let watch = Watch::start();
     let mut sink = Sink {
         hash: Sha256::new(),
         file: None,
@@ -70,19 +77,16 @@ pub fn run(args: &LogitsArgs) -> Result<()> {
         sink.file = Some(file);
     }
 
-    let mut failed = Ok(());
-    session.prefill_all(&ids, args.context.chunk, &mut |position, logits| {
-        if failed.is_ok() {
-            let shown = args.all || position + 1 == ids.len();
-            let json_out = (args.json && shown).then_some(&mut out);
-            failed = sink.position(&ids, position, logits, shown, json_out);
-        }
+    each_position(session, &ids, args.context.chunk, &watch, |position, logits| {
+        let shown = args.all || position + 1 == ids.len();
+        let json_out = (args.json && shown).then_some(&mut out);
+        sink.position(&ids, position, logits, shown, json_out)
     })?;
-    failed?;
 
     if let Some(file) = sink.file.take() {
         file.finish()?;
     }
+    drop(watch);
     let sha256 = hex(&sink.hash.finalize());
     let known: Vec<f64> = sink.nll.iter().flatten().copied().collect();
     let mean = (!known.is_empty()).then(|| known.iter().sum::<f64>() / known.len() as f64);
@@ -116,6 +120,41 @@ pub fn run(args: &LogitsArgs) -> Result<()> {
         out.line(format_args!("sha256 {sha256}"))?;
     }
     out.finish()
+}
+
+/// Hands over the logits of each position. They are computed on a thread of their own, so that neither Ctrl-C nor an
+/// error of `each` has to wait until the prompt is through.
+fn each_position(
+    mut session: Session,
+    ids: &[u32],
+    chunk: usize,
+    watch: &Watch,
+    mut each: impl FnMut(usize, &[f32]) -> Result<()>,
+) -> Result<()> {
+    let (sender, rows) = mpsc::sync_channel(1);
+    let ids = ids.to_vec();
+    let thread = thread::Builder::new()
+        .name("logits".to_owned())
+        .spawn(move || {
+            session.prefill_all(&ids, chunk, &mut |position, logits| {
+                // Nobody listens after Ctrl-C or an error.
+                let _ = sender.send((position, logits.to_vec()));
+            })
+        })
+        .map_err(|error| Stop::runtime(format_args!("the system refused to start a thread: {error}")))?;
+    loop {
+        let row = rows.recv_timeout(LOOK);
+        if watch.pressed() {
+            return Err(Stop::Interrupted);
+        }
+        match row {
+            Ok((position, logits)) => each(position, &logits)?,
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
+    }
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+    Ok(())
 }
 
 enum Prompt {

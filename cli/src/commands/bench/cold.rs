@@ -5,9 +5,9 @@
 
 use super::measure::{self, Plan};
 use super::spread::Spread;
-use super::{BenchArgs, LOOK, value_name};
+use super::{BenchArgs, value_name};
 use crate::failure::{Result, Stop};
-use crate::interrupt::Watch;
+use crate::interrupt::{LOOK, Watch};
 use crate::load;
 use crate::output::emit;
 use indicatif::ProgressBar;

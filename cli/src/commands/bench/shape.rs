@@ -1,8 +1,9 @@
 //! A random model of a shape, for the time of the measurement or kept in a folder.
 
-use super::{BenchArgs, value_name};
+use super::{BenchArgs, value_name, watched};
 use crate::commands::synth::{self, SynthArgs};
 use crate::failure::{Result, Stop};
+use crate::interrupt::Watch;
 use sha2::{Digest, Sha256};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -29,7 +30,7 @@ impl Drop for Made {
 }
 
 /// Makes the model, or finds the one that was kept.
-pub fn make(shape: &str, args: &BenchArgs) -> Result<Made> {
+pub fn make(shape: &str, args: &BenchArgs, watch: &Watch) -> Result<Made> {
     let made = match &args.cache {
         Some(folder) if !folder.is_dir() => {
             return Err(Stop::usage(
@@ -47,7 +48,7 @@ pub fn make(shape: &str, args: &BenchArgs) -> Result<Made> {
     if !made.temporary && made.path.is_file() {
         return Ok(made);
     }
-    synth::make(&SynthArgs {
+    let synth = SynthArgs {
         shape: shape.to_owned(),
         output: made.path.clone(),
         seed: 0,
@@ -58,7 +59,8 @@ pub fn make(shape: &str, args: &BenchArgs) -> Result<Made> {
         force: made.temporary,
         quiet: args.quiet,
         json: false,
-    })?;
+    };
+    watched(watch, move || synth::make(&synth))?;
     Ok(made)
 }
 
