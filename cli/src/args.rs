@@ -19,6 +19,9 @@ use tritone_server::engine::{EngineOptions, StartError};
 /// The longest prompt that is read from a file or a pipe.
 const MAX_PROMPT_BYTES: u64 = 16 << 20;
 
+/// What standard input is called.
+const STDIN: &str = "standard input";
+
 const EXIT_STATUS: &str = "Exit status:
   0    it went well, or the reader of a pipe had enough
   1    an error while running: a file, the model, the disk
@@ -390,7 +393,8 @@ pub struct TextArgs {
 }
 
 impl TextArgs {
-    /// The text, or none where none was given and standard input is a terminal.
+    /// The text, or none where none was given and standard input is a terminal or, as of processes that nobody feeds, a
+    /// device without contents such as /dev/null.
     pub fn read(&self) -> Result<Option<String>> {
         if let Some(text) = &self.prompt {
             return Ok(Some(text.clone()));
@@ -403,8 +407,33 @@ impl TextArgs {
         if stdin.is_terminal() {
             return Ok(None);
         }
-        read_text(stdin.lock(), &"standard input").map(Some)
+        let text = read_text(stdin.lock(), &STDIN)?;
+        Ok(if text.is_empty() && is_device(&stdin) { None } else { Some(text) })
     }
+
+    /// Where [`TextArgs::read`] has its text from.
+    pub fn source(&self) -> String {
+        match (&self.prompt, &self.file) {
+            (Some(_), _) => "the text of -p".to_owned(),
+            (None, Some(path)) => path.display().to_string(),
+            (None, None) => STDIN.to_owned(),
+        }
+    }
+}
+
+/// Whether standard input is a character device.
+#[cfg(unix)]
+fn is_device(stdin: &io::Stdin) -> bool {
+    use std::os::fd::AsFd;
+    use std::os::unix::fs::FileTypeExt;
+    let file = stdin.as_fd().try_clone_to_owned().map(std::fs::File::from);
+    file.and_then(|file| file.metadata()).is_ok_and(|meta| meta.file_type().is_char_device())
+}
+
+/// Elsewhere the system does not tell.
+#[cfg(not(unix))]
+fn is_device(_: &io::Stdin) -> bool {
+    false
 }
 
 fn read_text(input: impl Read, name: &dyn std::fmt::Display) -> Result<String> {

@@ -5,11 +5,12 @@ mod process;
 
 use process::start;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 fn with_input(args: &[&str], input: &str) -> Output {
     let mut child = start(args);
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    // A command that ends early leaves the rest unread.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
     child.wait_with_output().unwrap()
 }
 
@@ -19,9 +20,28 @@ fn text(bytes: &[u8]) -> &str {
 
 #[test]
 fn without_arguments_it_tells_a_story() {
-    let output = with_input(&["-s", "3", "--json", "--ignore-eos", "-n", "220"], "");
+    let args = ["-s", "3", "--json", "--ignore-eos", "-n", "220"];
+    let output = Command::new(env!("CARGO_BIN_EXE_tritone")).args(args).stdin(Stdio::null()).output().unwrap();
     assert!(output.status.success());
+    let last = text(&output.stdout).lines().last().unwrap();
+    let summary: serde_json::Value = serde_json::from_str(last).unwrap();
+    assert_eq!(summary["prompt"], "Long ago, in a deep forest, there lived an old bear");
     assert!(text(&output.stdout).lines().count() > 200);
+}
+
+#[test]
+fn an_empty_text_is_no_wish_for_a_story() {
+    let empty = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("empty.txt");
+    std::fs::write(&empty, "").unwrap();
+    let empty = empty.to_str().unwrap();
+    for (args, source) in
+        [(&["run", "-p", ""][..], "the text of -p"), (&["-f", empty], "empty.txt"), (&["run"], "standard input")]
+    {
+        let output = with_input(args, "");
+        let message = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {message}");
+        assert!(output.stdout.is_empty() && message.contains(&format!("{source} is empty")), "{message}");
+    }
 }
 
 #[test]
@@ -36,6 +56,7 @@ fn json_has_an_object_per_token_and_a_summary() {
     assert_eq!(summary["type"], "summary");
     assert_eq!(summary["finish"], "max-tokens");
     assert_eq!(summary["generated_tokens"], 12);
+    assert_eq!(summary["prompt"], "The old king");
 
     let plain = with_input(&["run", "-p", "The old king", "-n", "12", "--temp", "0", "--ignore-eos"], "");
     assert_eq!(text(&plain.stdout), format!("The old king{generated}\n"));

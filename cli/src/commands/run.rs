@@ -54,8 +54,14 @@ pub fn run(args: &RunArgs) -> Result<()> {
     interrupt::install()?;
     let seed = args.sampling.seed.unwrap_or_else(random_seed);
     let prompt = match args.text.read()? {
-        Some(text) if !text.is_empty() => text,
-        _ => BEGINNINGS[(seed % BEGINNINGS.len() as u64) as usize].to_owned(),
+        Some(text) if text.is_empty() => {
+            return Err(Stop::usage(
+                format_args!("there is nothing to continue: {} is empty", args.text.source()),
+                "give a text with -p TEXT, -f FILE or through a pipe",
+            ));
+        }
+        Some(text) => text,
+        None => BEGINNINGS[(seed % BEGINNINGS.len() as u64) as usize].to_owned(),
     };
     let sampler = args.sampling.config(seed);
     let model = load::model(&args.model)?;
@@ -98,7 +104,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
     let stats = generation.stats();
     if args.json {
         let finish = generation.finish().map(finish_name);
-        emit(format_args!("{}\n", summary(&stats, finish, seed, &model)))?;
+        emit(format_args!("{}\n", summary(&stats, finish, seed, &prompt, &model)))?;
     } else {
         emit("\n")?;
     }
@@ -155,11 +161,12 @@ pub fn random_seed() -> u64 {
     RandomState::new().hash_one(0u8) >> 32
 }
 
-fn summary(stats: &Stats, finish: Option<&str>, seed: u64, model: &Model) -> serde_json::Value {
+fn summary(stats: &Stats, finish: Option<&str>, seed: u64, prompt: &str, model: &Model) -> serde_json::Value {
     json!({
         "type": "summary",
         "finish": finish.unwrap_or("interrupted"),
         "seed": seed,
+        "prompt": prompt,
         "prompt_tokens": stats.prompt_tokens,
         "prompt_tokens_per_second": rate(stats.prompt_tokens, stats.prompt_seconds),
         "generated_tokens": stats.generated_tokens,
