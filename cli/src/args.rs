@@ -28,6 +28,11 @@ const EXIT_STATUS: &str = "Exit status:
   2    the command was not used as it can be
   130  interrupted by Ctrl-C";
 
+/// The one command that has a status of its own.
+fn batch_exit_status() -> String {
+    EXIT_STATUS.replace("  130", "  3    the output is complete, but has lines that are no answers\n  130")
+}
+
 const EXAMPLES: &str = "Examples:
   tritone                                      a story from the model in the binary
   tritone run -m model.gguf -p 'The sky is'    continue a text
@@ -87,7 +92,7 @@ Examples:
     #[command(after_help = format!("{}\n\n{EXIT_STATUS}", crate::commands::serve::HELP))]
     Serve(ServeArgs),
     /// Answer a file of requests, in the format of OpenAI's Batch API
-    #[command(after_help = format!("{}\n\n{EXIT_STATUS}", crate::commands::batch::HELP))]
+    #[command(after_help = format!("{}\n\n{}", crate::commands::batch::HELP, batch_exit_status()))]
     Batch(BatchArgs),
     /// Show what the model says after a prompt, for comparing engines
     #[command(after_help = format!("Examples:
@@ -146,7 +151,7 @@ Examples:
 /// Which model, and how it is to be run.
 #[derive(Args, Clone)]
 pub struct ModelArgs {
-    /// The model, a GGUF file; left out: the story model in the binary
+    /// The model, a GGUF file or a folder with safetensors; left out: the story model in the binary
     #[arg(short, long, value_name = "FILE")]
     pub model: Option<PathBuf>,
     /// Threads; left out: one for each physical core
@@ -158,7 +163,7 @@ pub struct ModelArgs {
     /// How weights are laid out in memory
     #[arg(long, value_enum, default_value_t = Layout::Auto)]
     pub layout: Layout,
-    /// Name of the kernel for decoding, as the line after a run shows it
+    /// A kernel to use in place of the best, and its layout: gemv-* decodes, gemm-* reads prompts; a wrong name lists them
     #[arg(long, value_name = "NAME")]
     pub kernel: Option<String>,
     /// Read the whole output head for every token and make no 8-bit copy that tells which rows matter
@@ -204,7 +209,7 @@ pub struct EngineArgs {
     #[command(flatten)]
     context: ContextArgs,
     /// Answers at once; others wait
-    #[arg(long, value_name = "N", value_parser = at_least_one, default_value_t = EngineOptions::default().parallel)]
+    #[arg(long, value_name = "N", value_parser = parallel, default_value_t = EngineOptions::default().parallel)]
     parallel: usize,
     /// What the model is called; left out: the file's name
     #[arg(long, value_name = "NAME")]
@@ -400,7 +405,7 @@ impl TextArgs {
             return Ok(Some(text.clone()));
         }
         if let Some(path) = &self.file {
-            let file = std::fs::File::open(path).map_err(|error| unreadable(&path.display(), &error))?;
+            let file = std::fs::File::open(path).map_err(|error| Stop::unreadable(path.display(), &error))?;
             return read_text(file, &path.display()).map(Some);
         }
         let stdin = io::stdin();
@@ -439,7 +444,7 @@ fn is_device(_: &io::Stdin) -> bool {
 fn read_text(input: impl Read, name: &dyn std::fmt::Display) -> Result<String> {
     let mut bytes = Vec::new();
     // One byte more than allowed tells that there is more.
-    input.take(MAX_PROMPT_BYTES + 1).read_to_end(&mut bytes).map_err(|error| unreadable(name, &error))?;
+    input.take(MAX_PROMPT_BYTES + 1).read_to_end(&mut bytes).map_err(|error| Stop::unreadable(name, &error))?;
     if bytes.len() as u64 > MAX_PROMPT_BYTES {
         return Err(Stop::runtime(format_args!("{name} has more than {MAX_PROMPT_BYTES} bytes; give a shorter text")));
     }
@@ -449,15 +454,18 @@ fn read_text(input: impl Read, name: &dyn std::fmt::Display) -> Result<String> {
     })
 }
 
-fn unreadable(name: &dyn std::fmt::Display, error: &io::Error) -> Stop {
-    Stop::runtime(format_args!("cannot read {name}: {error}"))
-}
-
 /// Token ids as the command line has them.
 pub fn token_ids(list: &str) -> std::result::Result<Vec<u32>, String> {
     let parts = list.split(|c: char| c == ',' || c.is_whitespace()).filter(|part| !part.is_empty());
     let ids = parts.map(|part| part.parse().map_err(|_| format!("'{part}' is not a token id; ids look like 1,2,3")));
     ids.collect()
+}
+
+/// A number of answers at once.
+fn parallel(number: &str) -> std::result::Result<usize, String> {
+    let most = EngineOptions::MAX_PARALLEL;
+    let number = number.parse::<usize>().ok().filter(|number| (1..=most).contains(number));
+    number.ok_or_else(|| format!("it must be a whole number from 1 to {most}"))
 }
 
 /// A count of which there is at least one.

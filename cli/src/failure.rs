@@ -46,6 +46,11 @@ impl Stop {
         Stop::Error { message: message.to_string(), hint: Some(hint), status: USAGE }
     }
 
+    /// A file or a pipe, `name`, could not be read.
+    pub fn unreadable(name: impl Display, error: &io::Error) -> Stop {
+        Stop::runtime(format_args!("cannot read {name}: {error}{}", read_fix(error)))
+    }
+
     /// What happened on writing to standard output.
     pub fn stdout(error: io::Error) -> Stop {
         if error.kind() == io::ErrorKind::BrokenPipe {
@@ -56,6 +61,16 @@ impl Stop {
     }
 }
 
+/// What helps against an error of reading, after a semicolon; nothing where that is not known.
+pub fn read_fix(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::NotFound => "; check the path",
+        io::ErrorKind::PermissionDenied => "; check the file's permissions",
+        io::ErrorKind::IsADirectory => "; name a file in it",
+        _ => "",
+    }
+}
+
 impl From<Error> for Stop {
     fn from(error: Error) -> Stop {
         let status = match error {
@@ -63,7 +78,9 @@ impl From<Error> for Stop {
             _ => RUNTIME,
         };
         let hint = match error {
-            Error::PromptTooLong { .. } => Some("-c TOKENS sets the length of the context"),
+            Error::PromptTooLong { context, limit, .. } if context < limit => {
+                Some("-c TOKENS sets the length of the context")
+            }
             _ => None,
         };
         Stop::Error { message: error.to_string(), hint, status }

@@ -28,6 +28,10 @@ fn wrong_options_are_usage_errors() {
     refused(&["run", "--isa", foreign, "-p", "x"], 2, "scalar");
     refused(&["logits", "--ids", "1,two"], 2, "'two'");
     refused(&["run", "--frobnicate"], 2, "--frobnicate");
+    // Before the model is loaded: it is not there.
+    for parallel in ["0", "1025", "5000", "many"] {
+        refused(&["serve", "-m", "none.gguf", "--port", "0", "--parallel", parallel], 2, "from 1 to 1024");
+    }
 }
 
 #[test]
@@ -37,6 +41,35 @@ fn files_that_are_no_models_are_refused() {
     let empty = temporary("empty.gguf");
     fs::write(&empty, b"").unwrap();
     refused(&["inspect", empty.to_str().unwrap()], 1, "empty.gguf");
+}
+
+#[test]
+fn what_cannot_be_read_comes_with_a_fix() {
+    let missing = temporary("none.txt");
+    let missing = missing.to_str().unwrap();
+    for args in [
+        &["run", "-f", missing][..],
+        &["embed", "-f", missing],
+        &["batch", "-i", missing, "-o", "-"],
+        &["serve", "--api-key-file", missing],
+        &["bench", "--shape", "none.json", "--cache", "."],
+    ] {
+        refused(args, 1, "; check the path");
+    }
+    #[cfg(unix)]
+    refused(&["run", "-f", "."], 1, "; name a file in it");
+}
+
+#[test]
+fn help_says_what_there_is() {
+    let help = |command: &str| String::from_utf8(tritone(&[command, "--help"]).stdout).unwrap();
+    assert!(help("batch").contains("\n  3    the output is complete"));
+    assert!(!help("run").contains("\n  3 "));
+    for command in ["run", "bench"] {
+        assert!(
+            help(command).contains("or a folder with safetensors") && help(command).contains("gemm-* reads prompts")
+        );
+    }
 }
 
 #[test]
@@ -60,6 +93,13 @@ fn a_full_disk_is_one_sentence() {
 #[test]
 fn a_prompt_longer_than_the_context_is_refused() {
     refused(&["run", "-c", "3", "-p", "Once upon a time there was a king"], 1, "-c TOKENS");
+    // Where there is no longer one, nobody is told to ask for it.
+    let long = "king ".repeat(3000);
+    let output = tritone(&["run", "-p", &long]);
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert!(message.contains("the most that this model was made for; shorten the prompt"), "{message}");
+    assert!(!message.contains("raise") && !message.contains("-c TOKENS"), "{message}");
 }
 
 #[cfg(feature = "embedded-model")]

@@ -91,6 +91,18 @@ fn a_conversation_through_pipes() {
     assert!(text(&many.stderr).contains("/nonsense"));
 }
 
+#[test]
+fn a_message_longer_than_the_context_does_not_end_the_talk() {
+    let says = |args: &[&str]| {
+        let output = with_input(&[&["chat", "-q"][..], args].concat(), &"king ".repeat(3000));
+        assert!(output.status.success());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    assert!(says(&["-c", "64"]).contains("shorten it or raise the context with -c"));
+    let longest = says(&[]);
+    assert!(longest.ends_with("shorten it\n"), "{longest}");
+}
+
 /// Ctrl-C while the logits are computed: no part of the file is left.
 #[cfg(unix)]
 #[test]

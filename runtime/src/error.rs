@@ -188,8 +188,7 @@ pub enum Error {
 
     /// The prompt leaves no room in the context.
     #[error(
-        "the prompt has {tokens} tokens but the context holds {context}; \
-         shorten the prompt or raise the context length (at most {limit} for this model)"
+        "the prompt has {tokens} tokens but the context holds {context}{}", context_fix(*context, *limit)
     )]
     PromptTooLong {
         /// Tokens in the prompt.
@@ -265,6 +264,15 @@ pub enum Error {
         /// How much was asked for.
         bytes: u64,
     },
+}
+
+/// What helps where a prompt is too long: a longer context only where there is one.
+fn context_fix(context: usize, limit: usize) -> String {
+    if context < limit {
+        format!("; shorten the prompt or raise the context length (at most {limit} for this model)")
+    } else {
+        ", the most that this model was made for; shorten the prompt".to_owned()
+    }
 }
 
 fn io_fix(source: &std::io::Error) -> &'static str {

@@ -40,9 +40,7 @@ Examples:
   tritone batch -m model.gguf -i requests.jsonl -o answers.jsonl
   tritone batch -m model.gguf -i requests.jsonl -o answers.jsonl --parallel 32 --json
   echo '{\"custom_id\": \"1\", \"url\": \"/v1/completions\", \"body\": {\"prompt\": \"The king\"}}' \\
-    | tritone batch -i - -o -
-
-The status is 3 if the output is complete, but has lines that are no answers.";
+    | tritone batch -i - -o -";
 
 /// How long to wait for an answer before looking at Ctrl-C.
 const TICK: Duration = Duration::from_millis(50);

@@ -57,7 +57,7 @@ const BATCHES: [usize; 4] = [1, 2, 4, 8];
 /// Options of `bench`.
 #[derive(Args)]
 pub struct BenchArgs {
-    /// The model, a GGUF file; left out: the story model in the binary
+    /// The model, a GGUF file or a folder with safetensors; left out: the story model in the binary
     #[arg(short, long, value_name = "FILE", conflicts_with = "shape")]
     model: Option<PathBuf>,
     /// A random model of this shape, made for the occasion: bitnet-2b-4t, bonsai-8b, llama3-8b, story, or a FILE.json
@@ -119,7 +119,7 @@ pub struct BenchArgs {
     /// Leave weights in the mapped file
     #[arg(long)]
     in_place: bool,
-    /// Name of the kernel for decoding
+    /// A kernel to use in place of the best, and its layout: gemv-* decodes, gemm-* reads prompts; a wrong name lists them
     #[arg(long, value_name = "NAME")]
     kernel: Option<String>,
     /// How keys and values are stored

@@ -210,6 +210,7 @@ impl Chat<'_> {
             logprobs: false,
             speculation: self.args.speculation.choice(),
         };
+        let may_be_longer = self.may_be_longer();
         let watch = Watch::start();
         let mut generation = Generation::new(&mut self.session, &ids[same..], &options)?;
         let mut answer = String::new();
@@ -226,7 +227,8 @@ impl Chat<'_> {
         drop(watch);
         emit("\n")?;
         if generation.finish() == Some(Finish::ContextFull) {
-            note("the context is full, the answer ends here; -c TOKENS makes it longer, /clear empties it");
+            let longer = if may_be_longer { "-c TOKENS makes it longer, " } else { "" };
+            note(format_args!("the context is full, the answer ends here; {longer}/clear empties it"));
         }
         if self.args.model.verbose {
             note(speed(&generation.stats(), &self.model));
@@ -256,14 +258,19 @@ impl Chat<'_> {
             // The last message stays, and a conversation begins with the user.
             if self.turns.len() < 3 {
                 return Err(Stop::runtime(format_args!(
-                    "the message makes {} tokens but the context has room for {most}; \
-                     shorten it or raise the context with -c",
-                    ids.len()
+                    "the message makes {} tokens but the context has room for {most}; shorten it{}",
+                    ids.len(),
+                    if self.may_be_longer() { " or raise the context with -c" } else { "" }
                 )));
             }
             self.turns.drain(..2);
             dropped += 2;
         }
+    }
+
+    /// Whether the model was made for a longer context than this one.
+    fn may_be_longer(&self) -> bool {
+        self.session.context_length() < self.model.config().context_length
     }
 
     fn prompt(&self) -> Result<Vec<u32>> {

@@ -221,7 +221,7 @@ impl Texts {
         }
         if let Some(path) = &args.file {
             let name = path.display().to_string();
-            let file = File::open(path).map_err(|error| unreadable(&name, &error))?;
+            let file = File::open(path).map_err(|error| Stop::unreadable(&name, &error))?;
             let size = file.metadata().ok().filter(std::fs::Metadata::is_file).map(|meta| meta.len());
             return Ok(Texts::Lines { name, reader: Box::new(BufReader::new(file)), n_lines: 0, bytes: 0, size });
         }
@@ -244,7 +244,7 @@ impl Texts {
         let mut line = Vec::new();
         // One byte more than allowed tells that there is more.
         let read = reader.take(MAX_LINE_BYTES + 1).read_until(b'\n', &mut line);
-        *bytes += read.map_err(|error| unreadable(name, &error))? as u64;
+        *bytes += read.map_err(|error| Stop::unreadable(&*name, &error))? as u64;
         if line.is_empty() {
             return Ok(None);
         }
@@ -270,10 +270,6 @@ impl Texts {
             Texts::Lines { bytes, .. } => *bytes,
         }
     }
-}
-
-fn unreadable(name: &str, error: &io::Error) -> Stop {
-    Stop::runtime(format_args!("cannot read {name}: {error}"))
 }
 
 /// A bar over the bytes of a file, on a terminal, once the work has taken a while.

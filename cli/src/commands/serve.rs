@@ -1,7 +1,7 @@
 //! `tritone serve`: a model for programs, over HTTP.
 
 use crate::args::{EngineArgs, ModelArgs, at_least_one, not_started};
-use crate::failure::{Result, Stop};
+use crate::failure::{Result, Stop, read_fix};
 use crate::load;
 use crate::output::note;
 use clap::Args;
@@ -93,10 +93,11 @@ pub fn run(args: &ServeArgs) -> Result<()> {
 fn keys(path: &Path) -> Result<Keys> {
     let refused =
         |why: &dyn std::fmt::Display| Stop::runtime(format_args!("cannot take keys from {}: {why}", path.display()));
-    let size = std::fs::metadata(path).map_err(|error| refused(&error))?.len();
+    let unreadable = |error: std::io::Error| refused(&format_args!("{error}{}", read_fix(&error)));
+    let size = std::fs::metadata(path).map_err(unreadable)?.len();
     if size > MAX_KEY_BYTES {
         return Err(refused(&format_args!("it has more than {MAX_KEY_BYTES} bytes")));
     }
-    let text = std::fs::read_to_string(path).map_err(|error| refused(&error))?;
+    let text = std::fs::read_to_string(path).map_err(unreadable)?;
     Keys::parse(&text).map_err(|error| refused(&error))
 }

@@ -53,18 +53,18 @@ pub enum StartError {
     Thread(std::io::Error),
 }
 
-/// Above this a number of answers is a mistake.
-const MAX_PARALLEL: usize = 1024;
-
 impl EngineOptions {
+    /// The most answers at once: a larger number is a mistake.
+    pub const MAX_PARALLEL: usize = 1024;
+
     /// What may be asked of an engine with these options.
     pub(super) fn limits(&self, model: &Model, page_bytes: usize) -> Result<Limits, StartError> {
         let refuse = |option, value: usize, rule| Err(StartError::Option { option, value: value.to_string(), rule });
-        if !(1..=MAX_PARALLEL).contains(&self.parallel) {
+        if !(1..=EngineOptions::MAX_PARALLEL).contains(&self.parallel) {
             return refuse(
                 "the number of answers at once",
                 self.parallel,
-                format!("it must be from 1 to {MAX_PARALLEL}"),
+                format!("it must be from 1 to {}", EngineOptions::MAX_PARALLEL),
             );
         }
         let Some(chunk) = NonZeroUsize::new(self.chunk) else {

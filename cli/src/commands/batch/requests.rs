@@ -56,7 +56,7 @@ impl Requests {
             ("standard input".to_owned(), None, Box::new(io::stdin()))
         } else {
             let name = path.display().to_string();
-            let file = File::open(path).map_err(|error| unreadable(&name, &error))?;
+            let file = File::open(path).map_err(|error| Stop::unreadable(&name, &error))?;
             let size = file.metadata().ok().filter(std::fs::Metadata::is_file).map(|meta| meta.len());
             (name, size, Box::new(file))
         };
@@ -99,10 +99,6 @@ impl Requests {
     }
 }
 
-fn unreadable(name: &str, error: &io::Error) -> Stop {
-    Stop::runtime(format_args!("cannot read {name}: {error}"))
-}
-
 /// The thread. It ends when nobody listens any more, too.
 fn read(mut reader: impl BufRead, name: &str, lines: &SyncSender<Result<Option<Line>>>) {
     // Of each name its digest: names may be long, and there may be many.
@@ -113,7 +109,7 @@ fn read(mut reader: impl BufRead, name: &str, lines: &SyncSender<Result<Option<L
             Ok(Some(Raw::Text(text))) => BatchLine::decode(&text),
             Ok(Some(Raw::TooLong)) => Err(BadLine::too_long()),
             Ok(None) => return drop(lines.send(Ok(None))),
-            Err(error) => return drop(lines.send(Err(unreadable(name, &error)))),
+            Err(error) => return drop(lines.send(Err(Stop::unreadable(name, &error)))),
         };
         let mut line = Line { content, end };
         if let Some(id) = line.custom_id()

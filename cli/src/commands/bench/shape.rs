@@ -68,7 +68,7 @@ pub fn make(shape: &str, args: &BenchArgs, watch: &Watch) -> Result<Made> {
 fn kept_name(shape: &str, args: &BenchArgs) -> Result<String> {
     let mut name = "tritone-".to_owned();
     if shape.ends_with(".json") {
-        let bytes = fs::read(shape).map_err(|error| Stop::runtime(format_args!("cannot read {shape}: {error}")))?;
+        let bytes = fs::read(shape).map_err(|error| Stop::unreadable(shape, &error))?;
         let stem = Path::new(shape).file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
         name.push_str(&stem);
         name.push('-');
