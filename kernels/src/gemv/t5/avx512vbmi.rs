@@ -185,8 +185,8 @@ fn run_tiles<A: Ask>(
     let n_blocks = geometry.n_blocks();
     let groups = geometry.groups();
     let (tables, _) = prepared.as_chunks::<4>();
-    assert_eq!(tables.len(), n_vectors * n_blocks * groups);
-    assert_eq!(out.len(), n_vectors * tiles.len() * n_blocks * ROWS);
+    assert_eq!(Some(tables.len()), n_vectors.checked_mul(n_blocks * groups));
+    assert_eq!(Some(out.len()), geometry.n_sums(tiles.len(), n_vectors));
     let (bytes, _) = data.as_chunks::<ROWS>();
     let (out, _) = out.as_chunks_mut::<ROWS>();
     let n_outputs = tiles.len() * n_blocks;
@@ -345,14 +345,14 @@ fn load_words(words: &[i16; 32]) -> __m512i {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::isa::{Isa, Level};
+    use crate::isa::Level;
+    use crate::testing::can_run;
 
     /// Both digits stay within the bounds that the module's head relies on.
     #[test]
     #[cfg_attr(miri, ignore = "needs AVX-512")]
     fn digits_are_small_and_exact() {
-        if !Isa::detect().supports(Level::Avx512Vbmi) {
-            std::println!("skipped: this processor has no AVX-512 VBMI");
+        if !can_run(Level::Avx512Vbmi) {
             return;
         }
         for sum in -640..=640_i16 {
