@@ -17,8 +17,9 @@ use crate::registry;
 use floats::{Inputs, OPERATIONS, OUT, TOGETHER};
 use integers::agrees;
 
-/// A stack on which everything here runs. With the kernels of AVX2, and those below, it took between 192 and 208 KiB.
-pub const STACK_BYTES: usize = 256 << 10;
+/// A stack on which everything here runs. With the kernels of AVX2, and those below, it took between 192 and 208 KiB; for those of
+/// AVX-512 and AMX it is that of AVX2 twice.
+pub const STACK_BYTES: usize = 512 << 10;
 
 /// What became of one kernel or one float operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
