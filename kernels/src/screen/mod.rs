@@ -34,7 +34,7 @@ mod neon;
 mod tests;
 
 use crate::ask::ask_here;
-use crate::isa::Isa;
+use crate::isa::{Isa, Level};
 use core::marker::PhantomData;
 pub use lanes::Step;
 use lanes::{Nibbles, Operation, Rows, Tiles};
@@ -192,6 +192,12 @@ pub fn rows(isa: Isa, shape: Shape, plane: &[u8], rows: &[u32], state: &[Step], 
     assert_eq!(out.len(), rows.len(), "a product for each row");
     assert!(rows.iter().all(|row| (*row as usize) < n_rows), "rows of this plane");
     ask_here!(A => run(isa, Rows::<A> { shape, plane, rows, state, out, way: PhantomData }));
+}
+
+/// The best of this module's instruction sets that `isa` allows.
+pub(crate) fn level(isa: Isa) -> Level {
+    let levels = [Level::Avx512Vnni, Level::Avx2, Level::NeonDotprod, Level::Neon];
+    levels.into_iter().find(|level| isa.supports(*level)).unwrap_or(Level::Scalar)
 }
 
 /// Runs `operation` compiled for the best of this module's instruction sets that `isa` allows.
