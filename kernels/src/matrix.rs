@@ -4,7 +4,7 @@
 //! bytes at each call, where their length is checked.
 
 use crate::float::FloatKernels;
-use crate::format::{Geometry, GeometryError};
+use crate::format::{Geometry, GeometryError, Layout};
 use crate::gemv;
 use crate::isa::Isa;
 use crate::kernel::{Kernel, Operation};
@@ -29,8 +29,15 @@ pub enum Scales<'a> {
 pub enum PlanError {
     /// The shape can't be packed.
     Geometry(GeometryError),
-    /// The kernel reads another layout or is not a GEMV kernel.
-    OtherLayout(&'static str),
+    /// The kernel reads another layout than the matrix has.
+    OtherLayout {
+        /// The kernel's name.
+        kernel: &'static str,
+        /// What it reads.
+        reads: Layout,
+        /// What the matrix has.
+        matrix: Layout,
+    },
     /// The processor lacks what the kernel needs.
     Unsupported(&'static str),
 }
@@ -39,7 +46,10 @@ impl fmt::Display for PlanError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             PlanError::Geometry(error) => error.fmt(f),
-            PlanError::OtherLayout(name) => write!(f, "kernel {name} is not a GEMV kernel of this matrix's layout"),
+            PlanError::OtherLayout { kernel, reads, matrix } => {
+                let (reads, matrix) = (reads.name(), matrix.name());
+                write!(f, "kernel {kernel} reads {reads}, but this matrix is laid out as {matrix}")
+            }
             PlanError::Unsupported(name) => {
                 write!(f, "kernel {name} needs instructions that were not allowed or that this processor lacks")
             }
@@ -77,7 +87,8 @@ impl MatrixPlan {
     /// The kernel reads another layout, or `isa` does not allow it.
     pub fn with_kernel(mut self, kernel: &'static Kernel) -> Result<MatrixPlan, PlanError> {
         if kernel.layout != self.geometry.layout {
-            return Err(PlanError::OtherLayout(kernel.name));
+            let (reads, matrix) = (kernel.layout, self.geometry.layout);
+            return Err(PlanError::OtherLayout { kernel: kernel.name, reads, matrix });
         }
         if !self.isa.supports(kernel.level) {
             return Err(PlanError::Unsupported(kernel.name));
@@ -312,6 +323,26 @@ impl MatrixPlan {
         for (row, (y, sum)) in y.iter_mut().zip(first).enumerate() {
             let others = others.iter().skip(row).step_by(first.len());
             *y = (sum + others.sum::<i32>()) as f32 * factor;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::string::ToString;
+
+    fn plan(layout: Layout) -> MatrixPlan {
+        MatrixPlan::new(Geometry::new(layout, 17, 128, 128).unwrap(), Isa::scalar()).unwrap()
+    }
+
+    #[test]
+    fn a_kernel_of_another_layout_is_refused_with_both_layouts() {
+        for (name, layout) in [("gemv-t5-scalar", "t5"), ("gemm-t3-scalar", "t3")] {
+            let kernel = registry::all().iter().find(|kernel| kernel.name == name).unwrap();
+            let error = plan(Layout::I2S).with_kernel(kernel).unwrap_err();
+            let expected = std::format!("kernel {name} reads {layout}, but this matrix is laid out as i2s");
+            assert_eq!(error.to_string(), expected);
         }
     }
 }
