@@ -143,9 +143,10 @@ impl Kernel {
         assert_eq!(geometry.layout, self.layout, "the layout that the kernel reads");
         assert_eq!(data.len(), geometry.data_len(), "a whole packed matrix");
         assert!(tiles.start <= tiles.end && tiles.end <= geometry.n_tiles(), "tiles of this matrix");
-        assert_eq!(prepared.len(), n_vectors * self.prepared_lines(geometry), "n_vectors prepared vectors");
-        let sums = n_vectors * tiles.len() * geometry.n_blocks() * geometry.tile_rows();
-        assert_eq!(out.len(), sums, "a sum for each vector, block and row");
+        let lines = n_vectors.checked_mul(self.prepared_lines(geometry));
+        assert_eq!(Some(prepared.len()), lines, "n_vectors prepared vectors");
+        let sums = geometry.n_sums(tiles.len(), n_vectors);
+        assert_eq!(Some(out.len()), sums, "a sum for each vector, block and row");
         // SAFETY: both functions need the features of `self.level`; the first assertion has the
         // proof that this processor has them.
         unsafe {

@@ -233,9 +233,12 @@ impl MatrixPlan {
     }
 
     /// How many sums [`MatrixPlan::sums`] writes.
+    ///
+    /// # Panics
+    /// There are more than a `usize` counts.
     #[must_use]
     pub fn n_sums(&self, n_tiles: usize, n_vectors: usize) -> usize {
-        n_vectors * n_tiles * self.geometry.n_blocks() * self.geometry.tile_rows()
+        self.geometry.n_sums(n_tiles, n_vectors).expect("fewer sums than a usize counts")
     }
 
     /// Turns sums into floats: for every vector the rows of `tiles` that exist, in `y` as
@@ -260,10 +263,11 @@ impl MatrixPlan {
         let geometry = &self.geometry;
         let (n_blocks, tile_rows) = (geometry.n_blocks(), geometry.tile_rows());
         let n_rows = geometry.rows_of(tiles.clone()).len();
-        assert_eq!(sums.len(), self.n_sums(tiles.len(), n_vectors), "a sum for each vector, block and row");
-        assert_eq!(y.len(), n_vectors * n_rows, "a value for each vector and row");
+        assert_eq!(Some(sums.len()), geometry.n_sums(tiles.len(), n_vectors), "a sum for each vector, block and row");
+        assert_eq!(Some(y.len()), n_vectors.checked_mul(n_rows), "a value for each vector and row");
         let per_vector = if activation_scales.len() == n_vectors { 1 } else { n_blocks };
-        assert_eq!(activation_scales.len(), n_vectors * per_vector, "a scale for each vector or block");
+        let n_scales = n_vectors.checked_mul(per_vector);
+        assert_eq!(Some(activation_scales.len()), n_scales, "a scale for each vector or block");
         if n_rows == 0 {
             return;
         }
@@ -332,8 +336,32 @@ mod tests {
     use super::*;
     use std::string::ToString;
 
+    /// So many vectors that four lines of each, and as many sums, are none if the multiplication wraps.
+    const TOO_MANY: usize = 1 << (usize::BITS - 2);
+
     fn plan(layout: Layout) -> MatrixPlan {
         MatrixPlan::new(Geometry::new(layout, 17, 128, 128).unwrap(), Isa::scalar()).unwrap()
+    }
+
+    #[test]
+    #[should_panic(expected = "n_vectors prepared vectors")]
+    fn more_vectors_than_memory_holds_are_refused() {
+        let plan = plan(Layout::T5);
+        assert_eq!(plan.prepared_lines(Operation::Gemv).wrapping_mul(TOO_MANY), 0);
+        let data = std::vec![0; plan.geometry().data_len()];
+        plan.sums(Operation::Gemv, &data, 0..1, &[], TOO_MANY, &mut []);
+    }
+
+    #[test]
+    #[should_panic(expected = "fewer sums than a usize counts")]
+    fn more_sums_than_a_usize_counts_are_refused() {
+        let _ = plan(Layout::T5).n_sums(1, TOO_MANY);
+    }
+
+    #[test]
+    #[should_panic(expected = "a sum for each vector, block and row")]
+    fn sums_of_more_vectors_than_memory_holds_are_not_scaled() {
+        plan(Layout::I2S).scale(0..1, &[], Scales::Tensor(1.0), &[], TOO_MANY, &mut []);
     }
 
     #[test]

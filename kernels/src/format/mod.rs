@@ -85,7 +85,7 @@ pub struct Geometry {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum GeometryError {
-    /// No rows or columns, or more than [`MAX_ROWS`], [`MAX_COLS`].
+    /// No rows or columns, more than [`MAX_ROWS`], [`MAX_COLS`], or more bytes than addresses of this machine reach.
     Size,
     /// The columns are not a whole number of blocks.
     Block,
@@ -98,7 +98,10 @@ pub enum GeometryError {
 impl fmt::Display for GeometryError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            GeometryError::Size => write!(f, "a matrix has 1 to {MAX_ROWS} rows and 1 to {MAX_COLS} columns"),
+            GeometryError::Size => write!(
+                f,
+                "a matrix has 1 to {MAX_ROWS} rows, 1 to {MAX_COLS} columns and no more bytes than addresses reach"
+            ),
             GeometryError::Block => f.write_str("the columns are not a whole number of scale blocks"),
             GeometryError::I2S => f.write_str("I2_S needs a multiple of 128 columns and one scale for the tensor"),
             GeometryError::C2 => f.write_str("C2 needs one scale for the tensor"),
@@ -136,7 +139,19 @@ impl Geometry {
         if self.layout == Layout::C2 && self.block != self.cols {
             return Err(GeometryError::C2);
         }
+        if !self.fits(usize::MAX as u64) {
+            return Err(GeometryError::Size);
+        }
         Ok(())
+    }
+
+    /// Whether the packed matrix, all of its tiles whole, is at most `most` bytes: the largest size that a machine's addresses have.
+    /// Those of one tile are below 2^26, whatever a checked number of columns and their blocks.
+    const fn fits(&self, most: u64) -> bool {
+        match (self.n_tiles() as u64).checked_mul((self.tile_bytes() + self.tile_trailer_bytes()) as u64) {
+            Some(bytes) => bytes <= most,
+            None => false,
+        }
     }
 
     /// Rows of one tile.
@@ -198,7 +213,7 @@ impl Geometry {
     #[must_use]
     pub const fn trailer_offset(&self) -> usize {
         match self.layout {
-            Layout::I2S => self.rows * self.cols / 4,
+            Layout::I2S => self.rows * (self.cols / 4),
             Layout::C2 | Layout::T3 | Layout::T5 => self.n_tiles() * self.tile_bytes(),
         }
     }
@@ -207,6 +222,11 @@ impl Geometry {
     #[must_use]
     pub const fn data_len(&self) -> usize {
         self.trailer_offset() + self.n_tiles() * self.tile_trailer_bytes()
+    }
+
+    /// Sums of some tiles with some vectors, one for each vector, block and row; nothing if a `usize` does not count them.
+    pub(crate) fn n_sums(&self, n_tiles: usize, n_vectors: usize) -> Option<usize> {
+        n_vectors.checked_mul(n_tiles)?.checked_mul(self.n_blocks())?.checked_mul(self.tile_rows())
     }
 
     /// The rows of `tiles` that exist.
@@ -249,10 +269,29 @@ impl Geometry {
         assert_eq!(data.len(), self.data_len(), "a whole packed matrix");
         assert_eq!(out.len(), self.cols, "one trit for each column");
         match self.layout {
-            Layout::I2S => i2s::unpack(&data[row * self.cols / 4..(row + 1) * self.cols / 4], out),
+            Layout::I2S => i2s::unpack(&data[row * (self.cols / 4)..][..self.cols / 4], out),
             Layout::C2 => c2::unpack_row(self, data, row, out),
             Layout::T3 => t3::unpack_row(self, data, row, out),
             Layout::T5 => t5::unpack_row(self, data, row, out),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_matrix_that_addresses_do_not_reach_is_refused() {
+        // Packed bytes of 2^30 rows and 2^18 columns: a quarter of the weights, or for T5 with a scale for each column one and two for
+        // each weight.
+        for (layout, block, bytes) in [(Layout::I2S, MAX_COLS, 1u64 << 46), (Layout::T5, 1, 3 << 48)] {
+            let largest = Geometry::new(layout, MAX_ROWS, MAX_COLS, block);
+            assert_eq!(largest.is_ok(), size_of::<usize>() == 8);
+            let largest = Geometry { layout, rows: MAX_ROWS, cols: MAX_COLS, block };
+            assert!(largest.fits(bytes) && !largest.fits(bytes - 1));
+            assert!(!largest.fits(u32::MAX.into()));
+        }
+        assert!(Geometry { layout: Layout::I2S, rows: 1 << 20, cols: 1 << 13, block: 1 << 13 }.fits(u32::MAX.into()));
     }
 }

@@ -72,8 +72,8 @@ pub(crate) fn run(
 ) {
     let row_bytes = geometry.cols / 4;
     let lines = prepared_lines(geometry);
-    assert_eq!(prepared.len(), n_vectors * lines);
-    assert_eq!(out.len(), n_vectors * tiles.len() * ROWS);
+    assert_eq!(Some(prepared.len()), n_vectors.checked_mul(lines));
+    assert_eq!(Some(out.len()), n_vectors.checked_mul(tiles.len() * ROWS));
     let row = |at: usize| &data[at * row_bytes..][..row_bytes];
     let n_outputs = tiles.len() * ROWS;
     let first = tiles.start * ROWS;

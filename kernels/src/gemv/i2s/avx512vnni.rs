@@ -90,8 +90,8 @@ fn run_tiles<A: Ask>(
     let row_bytes = geometry.cols / 4;
     let lines = prepared_lines(geometry);
     let n_outputs = tiles.len() * ROWS;
-    assert_eq!(prepared.len(), n_vectors * lines);
-    assert_eq!(out.len(), n_vectors * n_outputs);
+    assert_eq!(Some(prepared.len()), n_vectors.checked_mul(lines));
+    assert_eq!(Some(out.len()), n_vectors.checked_mul(n_outputs));
     let first = tiles.start * ROWS;
     let present = geometry.rows.saturating_sub(first).min(n_outputs);
     for sums in out.chunks_exact_mut(n_outputs.max(1)) {

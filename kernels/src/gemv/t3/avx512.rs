@@ -123,8 +123,8 @@ pub(crate) fn run(
     let supers = groups.div_ceil(SUPER);
     let planes_per_block = supers + groups / 2;
     let (tables, _) = prepared.as_chunks::<SUPER_LINES>();
-    assert_eq!(tables.len(), n_vectors * n_blocks * supers);
-    assert_eq!(out.len(), n_vectors * tiles.len() * n_blocks * ROWS);
+    assert_eq!(Some(tables.len()), n_vectors.checked_mul(n_blocks * supers));
+    assert_eq!(Some(out.len()), geometry.n_sums(tiles.len(), n_vectors));
     let (planes, _) = data.as_chunks::<ROWS>();
     let (out, _) = out.as_chunks_mut::<ROWS>();
     let n_outputs = tiles.len() * n_blocks;

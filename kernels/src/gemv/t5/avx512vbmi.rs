@@ -185,8 +185,8 @@ fn run_tiles<A: Ask>(
     let n_blocks = geometry.n_blocks();
     let groups = geometry.groups();
     let (tables, _) = prepared.as_chunks::<4>();
-    assert_eq!(tables.len(), n_vectors * n_blocks * groups);
-    assert_eq!(out.len(), n_vectors * tiles.len() * n_blocks * ROWS);
+    assert_eq!(Some(tables.len()), n_vectors.checked_mul(n_blocks * groups));
+    assert_eq!(Some(out.len()), geometry.n_sums(tiles.len(), n_vectors));
     let (bytes, _) = data.as_chunks::<ROWS>();
     let (out, _) = out.as_chunks_mut::<ROWS>();
     let n_outputs = tiles.len() * n_blocks;
