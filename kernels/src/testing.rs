@@ -1,11 +1,13 @@
 //! The naive oracle and the generators that tests, benches and fuzzing share.
 
 use crate::format::{Geometry, Layout, t5};
-use crate::isa::Isa;
+use crate::isa::{Isa, Level};
 use crate::kernel::{Kernel, Operation};
 use crate::line::Line;
 use crate::matrix::MatrixPlan;
 use core::ops::Range;
+use std::format;
+use std::string::String;
 use std::vec;
 use std::vec::Vec;
 
@@ -225,23 +227,69 @@ pub fn on_each_processor(check: impl FnMut()) {
     crate::cpu::on_each(check);
 }
 
-/// Kernels that this processor can run, with a line on standard error for each level that it
-/// can't. Levels named in the environment variable `TRITONE_REQUIRE` (with commas) must run.
+/// The best level of this processor, for tests of what levels have of their own. Those named in the environment variable
+/// `TRITONE_REQUIRE` (with commas) must run, so that nothing is passed over where it should be tested.
 ///
 /// # Panics
-/// A required level can't run here.
+/// A required level can't run here, or there is none of that name.
 #[must_use]
-pub fn runnable_kernels() -> Vec<&'static Kernel> {
+pub fn required_isa() -> Isa {
     crate::cpu::request_amx();
     let isa = Isa::detect();
-    let required = std::env::var("TRITONE_REQUIRE").unwrap_or_default();
-    for name in required.split(',').filter(|name| !name.is_empty()) {
-        let level = name.parse().unwrap_or_else(|error| panic!("TRITONE_REQUIRE names '{name}': {error}"));
-        assert!(isa.supports(level), "TRITONE_REQUIRE names {level}, which this processor can't run");
+    if let Err(reason) = require(isa, &std::env::var("TRITONE_REQUIRE").unwrap_or_default()) {
+        panic!("TRITONE_REQUIRE names {reason}");
     }
+    isa
+}
+
+/// Whether `isa` supports each level of a list, and what of it it does not.
+fn require(isa: Isa, list: &str) -> Result<(), String> {
+    for name in list.split(',').filter(|name| !name.is_empty()) {
+        let level = name.parse::<Level>().map_err(|error| format!("'{name}': {error}"))?;
+        if !isa.supports(level) {
+            return Err(format!("{level}, which this processor can't run"));
+        }
+    }
+    Ok(())
+}
+
+/// Whether this processor can run a level; if not, a line on standard error says that what needs it is skipped.
+///
+/// # Panics
+/// As [`required_isa`].
+#[must_use]
+pub fn can_run(level: Level) -> bool {
+    let can = required_isa().supports(level);
+    if !can {
+        std::eprintln!("skipped: this processor lacks {level}");
+    }
+    can
+}
+
+/// Kernels that this processor can run, with a line on standard error for each that it can't.
+///
+/// # Panics
+/// As [`required_isa`].
+#[must_use]
+pub fn runnable_kernels() -> Vec<&'static Kernel> {
+    let isa = required_isa();
     let (can, can_not): (Vec<_>, Vec<_>) = crate::registry::all().iter().partition(|kernel| isa.supports(kernel.level));
     for kernel in can_not {
         std::eprintln!("skipped: {} needs {}, which this processor lacks", kernel.name, kernel.level);
     }
     can
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_level_of_a_list_is_required() {
+        let scalar = |list| require(Isa::scalar(), list);
+        assert_eq!((scalar(""), scalar("scalar"), scalar("scalar,")), (Ok(()), Ok(()), Ok(())));
+        for list in ["avx2", "scalar,avx512vbmi", "neon-dotprod,scalar", "gemv-t5-scalar", "scalar,avx9"] {
+            assert!(scalar(list).is_err(), "{list}");
+        }
+    }
 }

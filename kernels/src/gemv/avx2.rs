@@ -97,12 +97,12 @@ impl Narrow {
 #[cfg(test)]
 mod tests {
     use super::table;
-    use crate::isa::{Isa, Level};
+    use crate::isa::Level;
+    use crate::testing::can_run;
 
     #[test]
     fn halves_make_the_whole_and_stay_in_their_bounds() {
-        if !Isa::detect().supports(Level::Avx2) {
-            std::println!("skipped: no avx2 on this machine");
+        if !can_run(Level::Avx2) {
             return;
         }
         for first in (-640i16..=640).step_by(16) {

@@ -7,6 +7,7 @@ mod attention;
 
 use super::*;
 use crate::isa::{Detected, Isa, Level};
+use crate::testing::can_run;
 use proptest::prelude::*;
 use std::vec;
 use std::vec::Vec;
@@ -22,13 +23,9 @@ fn instances() -> Vec<FloatKernels> {
 
 #[test]
 fn levels_that_are_skipped_are_named_and_may_be_required() {
-    let required = std::env::var("TRITONE_REQUIRE").unwrap_or_default();
     let names: Vec<_> = instances().iter().map(FloatKernels::name).collect();
     for level in LEVELS {
-        if !names.contains(&level.name()) {
-            std::println!("skipped: no {level} on this machine");
-            assert_ne!(required, level.name(), "TRITONE_REQUIRE asks for it");
-        }
+        assert_eq!(names.contains(&level.name()), can_run(level), "{level}");
     }
     assert_eq!(names[0], "scalar");
     let best = FloatKernels::new(Isa::detect());
