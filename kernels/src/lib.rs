@@ -2,7 +2,7 @@
 //! the float operations of a transformer in one fixed order: the same bits on every instruction
 //! set.
 //!
-//! A matrix is packed in one of three layouts ([`format`]), bound to kernels of this processor
+//! A matrix is packed in one of four layouts ([`format`]), bound to kernels of this processor
 //! ([`matrix::MatrixPlan`]) and multiplied with quantised activations:
 //!
 //! ```

@@ -22,7 +22,9 @@ use crate::cpu::{Processor, processor};
 mod sse;
 
 #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
-pub(crate) mod gather;
+pub(crate) mod avx2;
+#[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
+pub(crate) mod avx512;
 
 /// Asks for memory in one way.
 pub(crate) trait Ask {
@@ -32,7 +34,7 @@ pub(crate) trait Ask {
     /// How many bytes of rows that lie apart are best under way at a time.
     const BYTES_APART: usize;
 
-    /// Whether lines that lie apart are best read from by a gather before they are used: see `gather.rs`.
+    /// Whether lines that lie apart are best read from by a gather before they are used: see `avx512.rs`.
     const GATHER: bool;
 
     /// How to ask for lines that one loop reads in order, with little work between them.

@@ -8,7 +8,7 @@
 //! * Each half has a sum of its own, and so has each digit of 15-bit activations; blocks do not wait for each other.
 
 use super::lanes::{Nibbles, Operation, Short, Simd, Step};
-use crate::ask::{Ask, Nothing, gather};
+use crate::ask::{Ask, Nothing, avx512};
 use crate::isa::{Isa, Level};
 use core::arch::x86_64::*;
 
@@ -117,7 +117,7 @@ impl Simd for Avx512Vnni {
     #[inline(always)]
     fn touch(self, lines: &[Nibbles]) {
         // SAFETY: needs AVX-512 F; `self` exists only if `Avx512Vnni::new` saw a level with it.
-        unsafe { gather::touch(lines) }
+        unsafe { avx512::touch(lines) }
     }
 
     #[inline(always)]

@@ -21,7 +21,7 @@
 //!    ([`Ask::GATHER`]), lines are also read from [`TOUCHED`] columns before their use.
 
 use super::{List, end, listed};
-use crate::ask::gather::touch_lines;
+use crate::ask::avx2::touch_lines;
 use crate::ask::{Ask, ask_here};
 use crate::format::Geometry;
 use crate::format::c2::{LINE, TILE_ROWS, tile_lines};

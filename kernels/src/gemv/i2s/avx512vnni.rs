@@ -35,7 +35,7 @@
 use super::ahead::{Ahead, Listed, prefetch_lines};
 use super::avx512::{BLOCK, LINES, prepared_lines};
 use super::scalar::row_bytes;
-use crate::ask::gather::touch;
+use crate::ask::avx512::touch;
 use crate::ask::{Ask, IntoL1, IntoL2, Nothing, ask_here, bytes_ahead};
 use crate::format::Geometry;
 use crate::format::i2s::TILE_ROWS as ROWS;
