@@ -94,13 +94,15 @@ fn a_conversation_through_pipes() {
 #[test]
 fn a_message_longer_than_the_context_does_not_end_the_talk() {
     let says = |args: &[&str]| {
-        let output = with_input(&[&["chat", "-q"][..], args].concat(), &"king ".repeat(3000));
-        assert!(output.status.success());
+        let input = format!("{}\nWho is there?\n", "king ".repeat(3000));
+        let output = with_input(&[&["chat", "-q", "-n", "4"][..], args].concat(), &input);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(!text(&output.stdout).trim().is_empty());
         String::from_utf8(output.stderr).unwrap()
     };
-    assert!(says(&["-c", "64"]).contains("shorten it or raise the context with -c"));
+    assert!(says(&["-c", "64"]).contains("shorten it or raise the context with -c\n"));
     let longest = says(&[]);
-    assert!(longest.ends_with("shorten it\n"), "{longest}");
+    assert!(longest.ends_with("shorten it\nerror: 1 of the messages could not be answered\n"), "{longest}");
 }
 
 /// Ctrl-C while the logits are computed: no part of the file is left.

@@ -57,7 +57,7 @@ pub fn run(args: &ChatArgs) -> Result<()> {
         model,
         args,
         seed,
-        interactive: matches!(input, Input::Terminal { .. }),
+        unanswered: 0,
         system: args.system.clone(),
         turns: Vec::new(),
     };
@@ -73,7 +73,13 @@ pub fn run(args: &ChatArgs) -> Result<()> {
             Line::Text(text) => chat.say(text)?,
         }
     }
-    Ok(())
+    match chat.unanswered {
+        // Who sits at a terminal has seen it; a script has to hear of it.
+        n @ 1.. if matches!(input, Input::Pipe(_)) => {
+            Err(Stop::runtime(format_args!("{n} of the messages could not be answered")))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// A line of the user.
@@ -163,8 +169,8 @@ struct Chat<'a> {
     args: &'a ChatArgs,
     /// Moves on with every answer, so that another one differs.
     seed: u64,
-    /// Whether lines come from a terminal.
-    interactive: bool,
+    /// Messages without an answer, other than those that were stopped.
+    unanswered: usize,
     system: Option<String>,
     /// User and assistant in turn.
     turns: Vec<Message>,
@@ -192,13 +198,13 @@ impl Chat<'_> {
         Ok(())
     }
 
-    /// Answers the last message. What is wrong with a message ends the turn, and not the talk if someone is there to go on with
-    /// it. Returns whether there is an answer.
+    /// Answers the last message. What is wrong with a message ends the turn, not the talk. Returns whether there is an answer.
     fn answer(&mut self) -> Result<bool> {
         let ids = match self.fitting_prompt() {
             Ok(ids) => ids,
-            Err(Stop::Error { message, .. }) if self.interactive => {
+            Err(Stop::Error { message, .. }) => {
                 note(format_args!("error: {message}"));
+                self.unanswered += 1;
                 return Ok(false);
             }
             Err(stop) => return Err(stop),
@@ -321,7 +327,7 @@ mod tests {
         let Command { args } = clap::Parser::parse_from(["chat", "-c", "200", "-n", "3", "--temp", "0", "-q"]);
         let model = load::model(&args.model).unwrap();
         let session = model.session(args.context.length).unwrap();
-        test(&mut Chat { session, model, args: &args, seed: 1, interactive: true, system: None, turns: Vec::new() });
+        test(&mut Chat { session, model, args: &args, seed: 1, unanswered: 0, system: None, turns: Vec::new() });
     }
 
     #[cfg(feature = "embedded-model")]
