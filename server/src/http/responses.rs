@@ -1,11 +1,10 @@
 //! `POST /v1/responses`: the same as a chat, in the newer shape. Nothing is kept.
 
 use super::body;
-use super::jobs::{Jobs, Plan, grammar};
+use super::jobs::{self, Jobs, Plan, grammar, has_grammar};
 use super::routes::{apart, respond};
 use super::state::{State, now};
 use super::stream::{Events, Writer, no_stream, stream};
-use crate::api::chat::AnswerFormat;
 use crate::api::error::ApiError;
 use crate::api::responses::ResponsesRequest;
 use crate::engine::job::{Event, FinishReason, Usage};
@@ -13,6 +12,7 @@ use axum::extract::Request;
 use axum::response::Response;
 use serde_json::{Value, json};
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Answers a request.
 pub(super) async fn responses(
@@ -21,35 +21,42 @@ pub(super) async fn responses(
 ) -> Result<Response, ApiError> {
     let text = body::read(&state, request).await?;
     let ping = state.options.limits.ping_time;
-    let (jobs, answer) = apart(move || begin(&state, &text.text)).await?;
+    let (jobs, answer) = begin(state, text).await?;
     if answer.streams { Ok(stream(jobs, answer, ping)) } else { Ok(respond(&answer.whole(jobs).await?)) }
 }
 
 /// Answers a body that came without a connection.
 pub(super) async fn at_once(state: Arc<State>, text: String) -> Result<Value, ApiError> {
-    let (jobs, answer) = apart(move || begin(&state, &text)).await?;
+    let (jobs, answer) = begin(state, text).await?;
     if answer.streams { Err(no_stream()) } else { answer.whole(jobs).await }
 }
 
 /// Reads a request and begins its job.
-fn begin(state: &State, text: &str) -> Result<(Jobs, Answer), ApiError> {
-    let request = ResponsesRequest::decode(text)?;
+async fn begin(state: Arc<State>, text: impl AsRef<str> + Send + 'static) -> Result<(Jobs, Answer), ApiError> {
+    let deadline = state.deadline();
+    // The text keeps its place until the job is made.
+    let (request, text) = apart(move || Ok((ResponsesRequest::decode(text.as_ref())?, text))).await?;
+    let with_grammar = has_grammar(&request.format, None);
+    let shared = Arc::clone(&state);
+    jobs::begin(&shared, deadline, with_grammar, move || {
+        let _text = text;
+        begin_job(&state, &request, deadline)
+    })
+    .await
+}
+
+fn begin_job(state: &State, request: &ResponsesRequest, deadline: Option<Instant>) -> Result<(Jobs, Answer), ApiError> {
     let sampling = &request.sampling;
     let ready = state.ready_for(sampling.model.as_deref())?;
     let model = ready.engine()?.model();
-    let prompt = model.chat_tokens(&request.messages, true);
+    let plan = Plan::new(state, ready, sampling, "input", deadline);
+    let prompt = model.chat_tokens_within(&request.messages, true, plan.most_tokens()?);
     let prompt = prompt.map_err(|error| ApiError::field("input", error.to_string()))?;
+    let prompt = plan.fitting(prompt)?;
     let grammar = grammar(ready, &request.format, None, "text.format")?;
-    let plan = Plan::new(state, ready, sampling, "input");
     let mut job = plan.job(prompt, grammar.as_ref())?;
     job.stop.extend(model.chat_template().stop_strings().iter().map(|&text| text.to_owned()));
-    let format = match &request.format {
-        AnswerFormat::Text => json!({"type": "text"}),
-        AnswerFormat::JsonObject => json!({"type": "json_object"}),
-        AnswerFormat::JsonSchema(schema) => {
-            json!({"type": "json_schema", "name": "answer", "schema": schema, "strict": true})
-        }
-    };
+    let echo = &request.echo;
     let head = json!({
         "id": state.id("resp_"),
         "object": "response",
@@ -60,20 +67,21 @@ fn begin(state: &State, text: &str) -> Result<(Jobs, Answer), ApiError> {
         "incomplete_details": null,
         "instructions": request.instructions,
         "max_output_tokens": sampling.max_tokens,
-        "metadata": {},
+        "metadata": echo.metadata,
         "model": state.options.name,
         "output": [],
-        "parallel_tool_calls": true,
+        "parallel_tool_calls": echo.parallel_tool_calls,
         "previous_response_id": null,
         "reasoning": {"effort": null, "summary": null},
         "store": false,
         "temperature": sampling.sampler.temperature,
-        "text": {"format": format},
-        "tool_choice": "auto",
+        "text": {"format": echo.format},
+        "tool_choice": echo.tool_choice,
         "tools": [],
         "top_p": sampling.sampler.top_p,
         "truncation": "disabled",
         "usage": null,
+        "user": echo.user,
     });
     let answer = Answer {
         head,

@@ -18,13 +18,14 @@ use serde_json::{Value, json};
 use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::task::AbortHandle;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// All paths.
-pub(super) fn router(state: &Arc<State>) -> Router {
+/// All paths. With `checks_hosts` requests must call the server by a name of its own.
+pub(super) fn router(state: &Arc<State>, checks_hosts: bool) -> Router {
     let locked = Router::new()
         .route("/v1/models", get(models))
         .route("/v1/models/{*id}", get(one_model))
@@ -51,6 +52,7 @@ pub(super) fn router(state: &Arc<State>) -> Router {
         Origins::Any => router.layer(cors(AllowOrigin::any())),
         Origins::List(origins) => router.layer(cors(AllowOrigin::list(origins.iter().cloned()))),
     };
+    let router = if checks_hosts { router.layer(from_fn_with_state(Arc::clone(state), check_host)) } else { router };
     router.layer(from_fn_with_state(Arc::clone(state), number))
 }
 
@@ -81,14 +83,29 @@ impl IntoResponse for ApiError {
 
 /// An answer in JSON.
 pub(super) fn respond(value: &Value) -> Response {
-    ([(CONTENT_TYPE, "application/json")], value.to_string()).into_response()
+    respond_text(value.to_string())
 }
 
-/// Does work that takes the processor, apart from the threads that serve connections.
+/// The same where it is written already.
+pub(super) fn respond_text(text: String) -> Response {
+    ([(CONTENT_TYPE, "application/json")], text).into_response()
+}
+
+/// Does work that takes the processor, apart from the threads that serve connections. Work that has not begun when nobody
+/// waits for it any more is not done.
 pub(super) async fn apart<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
-    match tokio::task::spawn_blocking(work).await {
+    struct Waiting(AbortHandle);
+    impl Drop for Waiting {
+        fn drop(&mut self) {
+            // Work that is done or under way does not hear of it.
+            self.0.abort();
+        }
+    }
+    let work = tokio::task::spawn_blocking(work);
+    let _waiting = Waiting(work.abort_handle());
+    match work.await {
         Ok(result) => result,
         Err(_) => Err(ApiError::new(500, "server_error", PANIC)),
     }
@@ -107,6 +124,14 @@ async fn number(Shared(state): Shared<Arc<State>>, request: Request, next: Next)
         response.headers_mut().insert(REQUEST_ID, id);
     }
     response
+}
+
+/// Lets those through that call the server by a name of its own.
+async fn check_host(Shared(state): Shared<Arc<State>>, request: Request, next: Next) -> Response {
+    match state.options.hosts.check(request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(error) => error.into_response(),
+    }
 }
 
 /// Lets those through that have a key.

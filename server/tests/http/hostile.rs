@@ -5,9 +5,10 @@ use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::time::{Duration, Instant};
-use tritone_server::http::Keys;
+use tritone_server::http::{Hosts, Keys};
 
 const CHAT: &str = "/v1/chat/completions";
+const KEY: &str = "Authorization: Bearer right-key\r\n";
 
 fn chat(fields: &str) -> Vec<u8> {
     format!("{{\"messages\": [{{\"role\": \"user\", \"content\": \"Hi\"}}], {fields}}}").into_bytes()
@@ -32,6 +33,8 @@ fn bodies_that_are_wrong() {
         (chat("\"temperature\": NaN"), Value::Null),
         (chat("\"temperature\": 1e999"), json!("temperature")),
         (chat("\"max_tokens\": -1"), json!("max_tokens")),
+        (chat("\"max_tokens\": 0"), json!("max_tokens")),
+        (chat("\"max_completion_tokens\": 0"), json!("max_completion_tokens")),
         (chat("\"max_tokens\": 99999999999999999999"), json!("max_tokens")),
         (chat("\"top_k\": -1"), json!("top_k")),
         (chat("\"n\": 1000"), json!("n")),
@@ -83,7 +86,7 @@ fn a_body_of_100_megabytes_is_refused() {
 #[test]
 fn requests_that_are_wrong() {
     let server = Server::start(|options| options.keys = Keys::parse("right-key\n").unwrap());
-    let key = "Authorization: Bearer right-key\r\n";
+    let key = KEY;
     let body = chat("\"max_tokens\": 1");
     assert_eq!(server.post_with(CHAT, key, &body).status, 200);
     for wrong in
@@ -110,9 +113,35 @@ fn requests_that_are_wrong() {
     assert!(answer.header("allow").unwrap().contains("post"));
     let typed = with_key("POST /v1/chat/completions HTTP/1.1\r\nContent-Type: text/plain\r\nContent-Length: 0\r\n");
     typed.refused(415);
+    for coding in ["gzip", "identity, gzip", "br"] {
+        let packed = server.post_with(CHAT, &format!("{key}Content-Encoding: {coding}\r\n"), &body).refused(415);
+        assert!(packed["message"].as_str().unwrap().contains("Content-Encoding"), "{packed}");
+    }
+    assert_eq!(server.post_with(CHAT, &format!("{key}Content-Encoding: Identity\r\n"), &body).status, 200);
     assert_eq!(server.raw(b"nonsense\r\n\r\n").status, 400);
     let long = format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(200_000));
     assert_eq!(server.raw(long.as_bytes()).status, 431);
+    server.end().unwrap();
+}
+
+#[test]
+fn pages_cannot_make_their_name_ours() {
+    let get = |server: &Server, host: &str| {
+        server.raw(format!("GET /v1/models HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{KEY}\r\n").as_bytes())
+    };
+    let server = Server::start(|options| options.hosts = Hosts::parse(&["models.example".to_owned()]).unwrap());
+    for host in ["localhost:8080", "127.0.0.1", "[::1]:1", "tritone", "models.example"] {
+        assert_eq!(get(&server, host).status, 200, "{host}");
+    }
+    let error = get(&server, "evil.example:8080").refused(421);
+    assert!(error["message"].as_str().unwrap().contains("--allow-host"), "{error}");
+    server.end().unwrap();
+    // With a key the page has nothing, and behind other addresses it has what anybody has.
+    let server = Server::start(|options| options.keys = Keys::parse("right-key\n").unwrap());
+    assert_eq!(get(&server, "evil.example").status, 200);
+    server.end().unwrap();
+    let server = Server::start(|options| options.host = "0.0.0.0".to_owned());
+    assert_eq!(get(&server, "evil.example").status, 200);
     server.end().unwrap();
 }
 
