@@ -3,7 +3,7 @@
 //! [`Engine::submit`] checks a job and hands it to the thread (`inbox.rs`), which takes turns (`scheduler.rs`): it
 //! takes in what came, drops whom nobody listens to, admits jobs for which there is room, and takes one step through the
 //! model with a token of each answer and a chunk of the prompts (`running.rs`), from which each answer chooses its next
-//! token (`answer.rs`). Keys and values that answers leave behind are kept while there is room, and jobs that begin
+//! token (`answer.rs`); what a constraint allows is found on threads of its own (`masks.rs`). Keys and values that answers leave behind are kept while there is room, and jobs that begin
 //! alike begin from them (`prefixes.rs`, `pages.rs`).
 //!
 //! Who else is served changes no answer: every token is treated alone, and a prefix has the bits that computing it
@@ -13,6 +13,7 @@ mod answer;
 mod inbox;
 pub mod job;
 mod limits;
+mod masks;
 mod options;
 mod pages;
 mod prefixes;
@@ -27,6 +28,7 @@ use crate::metrics::{Metrics, Stats};
 use inbox::{Inbox, Reader, Request};
 use job::{Event, Failure, FinishReason, Job, Usage};
 use limits::Limits;
+use masks::Masks;
 use scheduler::Scheduler;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -68,6 +70,7 @@ impl Engine {
         let limits = options.limits(&model, page_bytes)?;
         let metrics = Arc::new(Metrics::new(limits.pages, page_bytes));
         let inbox = Arc::new(Inbox::new(limits.parallel, limits.max_queue, Arc::clone(&metrics)));
+        let masks = Masks::start().map_err(StartError::Thread)?;
         let (alive, ended) = watch::channel(());
         let reader = Reader::new(Arc::clone(&inbox), alive);
         let parts = (model.clone(), limits.clone(), Arc::clone(&inbox), Arc::clone(&metrics));
@@ -77,7 +80,7 @@ impl Engine {
                 // Goes last, when the scheduler's threads have ended.
                 let _reader = reader;
                 let (model, limits, inbox, metrics) = parts;
-                Scheduler::new(model, batch, limits, inbox, metrics).run();
+                Scheduler::new(model, batch, limits, inbox, metrics, masks).run();
             })
             .map_err(StartError::Thread)?;
         Ok(Engine { handle: Arc::new(Handle { model, limits, inbox, metrics, ended }) })
