@@ -91,18 +91,33 @@ impl Engine {
     /// # Errors
     /// The job asks for what cannot be, too many are waiting, or the engine is about to end.
     pub fn submit(&self, job: Job) -> Result<UnboundedReceiver<Event>, Failure> {
+        let mut receivers = self.submit_all(vec![job])?;
+        Ok(receivers.pop().expect("a job has a receiver"))
+    }
+
+    /// As [`Engine::submit`], with several jobs of which all begin or none.
+    ///
+    /// # Errors
+    /// As [`Engine::submit`]; also more jobs than an engine that has nothing to do takes.
+    pub fn submit_all(&self, jobs: Vec<Job>) -> Result<Vec<UnboundedReceiver<Event>>, Failure> {
         let Handle { limits, inbox, .. } = &*self.handle;
-        let stop = limits.check(&job)?;
-        let (events, receiver) = mpsc::unbounded_channel();
-        if job.max_tokens == Some(0) {
-            // Nothing to compute; the receiver is here still, so that nothing can fail.
-            let ends = (0..job.n).map(|answer| Event::Finished { answer, reason: FinishReason::Length });
-            let usage = Usage { prompt_tokens: job.prompt.len(), ..Usage::default() };
-            ends.chain([Event::Done(usage)]).for_each(|event| drop(events.send(event)));
-            return Ok(receiver);
+        limits.check_count(jobs.len())?;
+        let (mut requests, mut receivers) = (Vec::with_capacity(jobs.len()), Vec::with_capacity(jobs.len()));
+        for job in jobs {
+            let stop = limits.check(&job)?;
+            let (events, receiver) = mpsc::unbounded_channel();
+            receivers.push(receiver);
+            if job.max_tokens == Some(0) {
+                // Nothing to compute; the receiver is here still, so that nothing can fail.
+                let ends = (0..job.n).map(|answer| Event::Finished { answer, reason: FinishReason::Length });
+                let usage = Usage { prompt_tokens: job.prompt.len(), ..Usage::default() };
+                ends.chain([Event::Done(usage)]).for_each(|event| drop(events.send(event)));
+            } else {
+                requests.push(Request::new(job, events, stop));
+            }
         }
-        inbox.put(Request::new(job, events, stop))?;
-        Ok(receiver)
+        inbox.put(requests)?;
+        Ok(receivers)
     }
 
     /// The model.

@@ -60,7 +60,7 @@ impl Bench {
     fn submit(&self, job: Job) -> UnboundedReceiver<Event> {
         let stop = self.limits.check(&job).unwrap();
         let (events, receiver) = mpsc::unbounded_channel();
-        self.inbox.put(Request::new(job, events, stop)).unwrap();
+        self.inbox.put(vec![Request::new(job, events, stop)]).unwrap();
         receiver
     }
 

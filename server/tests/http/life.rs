@@ -64,6 +64,10 @@ fn a_full_queue_says_when_to_come_again() {
         assert_eq!(full.refused(429)["code"], "rate_limit_exceeded");
         assert!(full.header("retry-after").unwrap().parse::<u32>().unwrap() >= 1);
     }
+    assert_eq!(server.metric("tritone_jobs_refused_total"), 2);
+    // More than there is ever room for need not come again.
+    let refused = server.post("/v1/completions", &json!({"prompt": ["a", "b", "c"], "max_tokens": 2})).refused(400);
+    assert_eq!(refused["param"], "prompt");
     drop((running, waiting));
     server.wait_until(|server| server.metric("tritone_jobs_cancelled_total") == 2);
     assert_eq!((server.metric("tritone_running_answers"), server.metric("tritone_queue_jobs")), (0, 0));
