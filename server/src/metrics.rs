@@ -7,6 +7,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 /// Upper bounds of the classes of time to the first token, in seconds.
@@ -20,11 +21,12 @@ pub struct Metrics {
     registry: Registry,
     page_bytes: usize,
     page_limit: usize,
-    queue: Gauge,
-    running: Gauge,
+    queue: Level,
+    running: Level,
     jobs: Counter,
     cancelled: Counter,
     failed: Counter,
+    refused: Counter,
     prompt_tokens: Counter,
     cached_tokens: Counter,
     completion_tokens: Counter,
@@ -32,6 +34,20 @@ pub struct Metrics {
     idle_pages: Gauge,
     first_token: Histogram,
     token: Histogram,
+}
+
+/// A number of which the engine says how large its part is, and others by how much theirs changes.
+#[derive(Default)]
+struct Level {
+    sum: Gauge,
+    engine: AtomicI64,
+}
+
+impl Level {
+    fn set(&self, n: usize) {
+        let n = signed(n);
+        self.sum.inc_by(n - self.engine.swap(n, Ordering::Relaxed));
+    }
 }
 
 /// What there was at one time.
@@ -47,6 +63,8 @@ pub struct Stats {
     pub cancelled_jobs: u64,
     /// Jobs that failed.
     pub failed_jobs: u64,
+    /// Jobs that were refused because too many waited.
+    pub refused_jobs: u64,
     /// Tokens of prompts, of all jobs that have begun.
     pub prompt_tokens: u64,
     /// Those of them that were known from earlier jobs.
@@ -69,6 +87,8 @@ pub(crate) enum Outcome {
     Done,
     Cancelled,
     Failed,
+    /// It never began: too many waited.
+    Refused,
 }
 
 impl Metrics {
@@ -80,11 +100,12 @@ impl Metrics {
             registry: Registry::default(),
             page_bytes,
             page_limit,
-            queue: Gauge::default(),
-            running: Gauge::default(),
+            queue: Level::default(),
+            running: Level::default(),
             jobs: Counter::default(),
             cancelled: Counter::default(),
             failed: Counter::default(),
+            refused: Counter::default(),
             prompt_tokens: Counter::default(),
             cached_tokens: Counter::default(),
             completion_tokens: Counter::default(),
@@ -94,11 +115,14 @@ impl Metrics {
             token: Histogram::new(TOKEN),
         };
         let mut registry = Registry::with_prefix("tritone");
-        registry.register("queue_jobs", "Jobs that wait", metrics.queue.clone());
-        registry.register("running_answers", "Answers under way", metrics.running.clone());
+        registry.register("queue_jobs", "Jobs that wait", metrics.queue.sum.clone());
+        let help = "Answers under way; one for each request that gets vectors";
+        registry.register("running_answers", help, metrics.running.sum.clone());
         registry.register("jobs_done", "Jobs that ended well", metrics.jobs.clone());
         registry.register("jobs_cancelled", "Jobs whose client went away", metrics.cancelled.clone());
         registry.register("jobs_failed", "Jobs that failed", metrics.failed.clone());
+        let help = "Jobs refused because too many waited";
+        registry.register("jobs_refused", help, metrics.refused.clone());
         registry.register("prompt_tokens", "Tokens of prompts", metrics.prompt_tokens.clone());
         let help = "Tokens of prompts that were known from earlier jobs";
         registry.register("prompt_cached_tokens", help, metrics.cached_tokens.clone());
@@ -133,11 +157,12 @@ impl Metrics {
     pub fn stats(&self) -> Stats {
         let size = |gauge: &Gauge| usize::try_from(gauge.get()).unwrap_or(0);
         Stats {
-            queue: size(&self.queue),
-            running: size(&self.running),
+            queue: size(&self.queue.sum),
+            running: size(&self.running.sum),
             done_jobs: self.jobs.get(),
             cancelled_jobs: self.cancelled.get(),
             failed_jobs: self.failed.get(),
+            refused_jobs: self.refused.get(),
             prompt_tokens: self.prompt_tokens.get(),
             cached_tokens: self.cached_tokens.get(),
             completion_tokens: self.completion_tokens.get(),
@@ -149,11 +174,21 @@ impl Metrics {
     }
 
     pub(crate) fn set_queue(&self, jobs: usize) {
-        self.queue.set(signed(jobs));
+        self.queue.set(jobs);
     }
 
     pub(crate) fn set_running(&self, answers: usize) {
-        self.running.set(signed(answers));
+        self.running.set(answers);
+    }
+
+    /// A request for vectors came, or goes on from the queue.
+    pub(crate) fn vectors_wait(&self, yes: bool) {
+        self.queue.sum.inc_by(if yes { 1 } else { -1 });
+    }
+
+    /// Vectors of a request begin, or end.
+    pub(crate) fn vectors_run(&self, yes: bool) {
+        self.running.sum.inc_by(if yes { 1 } else { -1 });
     }
 
     pub(crate) fn set_pages(&self, running: usize, idle: usize) {
@@ -185,6 +220,7 @@ impl Metrics {
             Outcome::Done => self.jobs.inc(),
             Outcome::Cancelled => self.cancelled.inc(),
             Outcome::Failed => self.failed.inc(),
+            Outcome::Refused => self.refused.inc(),
         };
     }
 }

@@ -1,7 +1,8 @@
 //! One answer: from the logits after its last token to its next token and text.
 
 use super::inbox::Request;
-use super::job::{Constraint, Failure, FinishReason, Job, Logprobs, Token};
+use super::job::{Failure, FinishReason, Job, Logprobs, Token};
+use super::masks::Constrained;
 use crate::metrics::Metrics;
 use tritone_runtime::batch::{Batch, Logits};
 use tritone_runtime::model::Model;
@@ -24,51 +25,52 @@ pub(super) struct Answer {
     sampler: Sampler,
     stop: StopStrings,
     utf8: Utf8Stream,
+    is_constrained: bool,
+    /// Nothing while it is away, to find what it allows next.
     constraint: Option<Constrained>,
     n_tokens: usize,
 }
 
-/// A constraint and what it allows next.
-struct Constrained {
-    constraint: Box<dyn Constraint>,
-    /// A bit for each token.
-    mask: Vec<u32>,
-}
-
-impl Constrained {
-    /// Asks what may come next; says whether anything may.
-    fn look(&mut self) -> Result<bool, Failure> {
-        self.mask.fill(0);
-        self.constraint.allow(&mut self.mask).map_err(Failure::Invalid)?;
-        Ok(self.mask.iter().any(|word| *word != 0))
-    }
-
-    fn allows(&self, token: u32) -> bool {
-        self.mask[token as usize / 32] >> (token % 32) & 1 == 1
-    }
+/// What an answer has chosen.
+pub(super) enum Chosen {
+    /// A token; with a reason it is the last one, and its text has all that was held back.
+    Known(Token, Option<FinishReason>),
+    /// A token of which the constraint has to say whether it is the last one.
+    Unsure(Token, Constrained),
 }
 
 impl Answer {
-    /// Answer `index` of a job at its beginning.
-    pub(super) fn new(request: &Request, index: usize, vocab: usize) -> Result<Answer, Failure> {
+    /// Answer `index` of a job at its beginning. A constraint, if it has one, is away.
+    pub(super) fn new(request: &Request, index: usize, is_constrained: bool) -> Result<Answer, Failure> {
         let job = &request.job;
         let mut sampler = job.sampler.clone();
         sampler.seed = sampler.seed.wrapping_add(index as u64);
         let sampler = Sampler::new(sampler).map_err(|error| Failure::Invalid(error.to_string()))?;
-        let constraint = job
-            .constraint
-            .as_ref()
-            .map(|constraint| Constrained { constraint: constraint.fork(), mask: vec![0; vocab.div_ceil(32)] });
-        Ok(Answer { index, sampler, stop: request.stop.clone(), utf8: Utf8Stream::new(), constraint, n_tokens: 0 })
+        Ok(Answer {
+            index,
+            sampler,
+            stop: request.stop.clone(),
+            utf8: Utf8Stream::new(),
+            is_constrained,
+            constraint: None,
+            n_tokens: 0,
+        })
     }
 
     pub(super) fn index(&self) -> usize {
         self.index
     }
 
-    /// Looks at what may come first; says whether anything may.
-    pub(super) fn begin(&mut self) -> Result<bool, Failure> {
-        self.constraint.as_mut().map_or(Ok(true), Constrained::look)
+    /// Whether its constraint has yet to say what may come next.
+    pub(super) fn is_away(&self) -> bool {
+        self.is_constrained && self.constraint.is_none()
+    }
+
+    /// Takes its constraint back; says whether anything may come next.
+    pub(super) fn take_back(&mut self, constrained: Constrained) -> bool {
+        let goes_on = !constrained.is_over();
+        self.constraint = Some(constrained);
+        goes_on
     }
 
     /// The logits without which the choice after `history` and then `token` could come out otherwise.
@@ -76,7 +78,7 @@ impl Answer {
     /// A bias moves the logits of some tokens only. So the k best with it are among these and the `k + biases` best
     /// without.
     pub(super) fn need(&self, job: &Job, history: &[u32], token: u32) -> Need {
-        if self.constraint.is_some() || job.logprobs.is_some() {
+        if self.is_constrained || job.logprobs.is_some() {
             return Need::All;
         }
         let need = self.sampler.need_after(history, token);
@@ -93,15 +95,14 @@ impl Answer {
         }
     }
 
-    /// Chooses the next token after `history`, which is what `logits` are the logits after. With a reason, it is the
-    /// last one, and its text has all that was held back.
+    /// Chooses the next token after `history`, which is what `logits` are the logits after.
     pub(super) fn next(
         &mut self,
         world: &World<'_>,
         job: &Job,
         logits: &Logits,
         history: &[u32],
-    ) -> Result<(Token, Option<FinishReason>), Failure> {
+    ) -> Result<Chosen, Failure> {
         let scores = logits.scores();
         let id = self.choose(job, scores, history)?;
         let logprobs = match (job.logprobs, scores) {
@@ -111,29 +112,34 @@ impl Answer {
         self.n_tokens += 1;
         let tokenizer = world.model.tokenizer();
         // Nothing comes after the end of what a constraint describes.
-        let ends = tokenizer.is_end(id) && (!job.ignore_eos || self.constraint.is_some());
+        let ends = tokenizer.is_end(id) && (!job.ignore_eos || self.is_constrained);
         let mut text = String::new();
         if !ends {
             text = self.stop.push(&self.utf8.push(tokenizer.token_bytes(id)));
         }
-        if let Some(constrained) = &mut self.constraint {
-            constrained.constraint.accept(id).map_err(Failure::Invalid)?;
-        }
+        let mut token = Token { answer: self.index, id, text, logprobs };
         let reason = if ends || self.stop.stopped() {
             Some(FinishReason::Stop)
         } else if job.max_tokens.is_some_and(|most| self.n_tokens >= most) || history.len() >= world.context {
             Some(FinishReason::Length)
-        } else if let Some(constrained) = &mut self.constraint {
-            (!constrained.look()?).then_some(FinishReason::Stop)
+        } else if let Some(constrained) = self.constraint.take() {
+            return Ok(Chosen::Unsure(token, constrained));
         } else {
             None
         };
-        if reason.is_some() && !self.stop.stopped() {
-            let held = self.utf8.finish();
-            text.push_str(&self.stop.push(&held));
-            text.push_str(&self.stop.finish());
+        if reason.is_some() {
+            self.complete(&mut token);
         }
-        Ok((Token { answer: self.index, id, text, logprobs }, reason))
+        Ok(Chosen::Known(token, reason))
+    }
+
+    /// Adds the text that was held back to the last token.
+    pub(super) fn complete(&mut self, token: &mut Token) {
+        if !self.stop.stopped() {
+            let held = self.utf8.finish();
+            token.text.push_str(&self.stop.push(&held));
+            token.text.push_str(&self.stop.finish());
+        }
     }
 
     fn choose(&mut self, job: &Job, scores: Scores<'_>, history: &[u32]) -> Result<u32, Failure> {

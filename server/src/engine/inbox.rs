@@ -1,7 +1,7 @@
 //! Where jobs wait for the engine's thread.
 
 use super::job::{Event, Failure, Job};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Outcome};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use tokio::sync::mpsc::UnboundedSender;
@@ -91,8 +91,9 @@ impl Inbox {
         Inbox { state: Mutex::new(state), bell: Condvar::new(), max_queue, metrics }
     }
 
-    /// Puts a job in. As many jobs as there are free places do not count as waiting: the thread has only not looked yet.
-    pub(super) fn put(&self, request: Request) -> Result<(), Failure> {
+    /// Puts jobs in, all or none. As many jobs as there are free places do not count as waiting: the thread has only not
+    /// looked yet.
+    pub(super) fn put(&self, requests: Vec<Request>) -> Result<(), Failure> {
         let mut state = self.lock();
         if state.closing.is_some() {
             return Err(Failure::ShuttingDown);
@@ -100,11 +101,12 @@ impl Inbox {
         if state.ended {
             return Err(Failure::Internal(ENDED.to_owned()));
         }
-        if state.waiting >= state.free.saturating_add(self.max_queue) {
+        if state.waiting.saturating_add(requests.len()) > state.free.saturating_add(self.max_queue) {
+            requests.iter().for_each(|_| self.metrics.ended(Outcome::Refused));
             return Err(Failure::QueueFull { waiting: state.waiting });
         }
-        state.arrived.push(request);
-        state.waiting += 1;
+        state.waiting += requests.len();
+        state.arrived.extend(requests);
         self.metrics.set_queue(state.waiting);
         drop(state);
         self.bell.notify_one();

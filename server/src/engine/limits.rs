@@ -29,6 +29,16 @@ pub(super) struct Limits {
 }
 
 impl Limits {
+    /// Refuses more jobs at once than ever find room.
+    pub(super) fn check_count(&self, n_jobs: usize) -> Result<(), Failure> {
+        let most = self.parallel.saturating_add(self.max_queue);
+        if n_jobs > most {
+            let sentence = format!("{n_jobs} prompts come at once, but this server takes at most {most}; send fewer");
+            return Err(Failure::Invalid(sentence));
+        }
+        Ok(())
+    }
+
     /// Refuses a job that can never be done; returns its stop strings ready for use.
     pub(super) fn check(&self, job: &Job) -> Result<StopStrings, Failure> {
         let invalid = |sentence: String| Err(Failure::Invalid(sentence));

@@ -3,7 +3,7 @@
 //! [`Engine::submit`] checks a job and hands it to the thread (`inbox.rs`), which takes turns (`scheduler.rs`): it
 //! takes in what came, drops whom nobody listens to, admits jobs for which there is room, and takes one step through the
 //! model with a token of each answer and a chunk of the prompts (`running.rs`), from which each answer chooses its next
-//! token (`answer.rs`). Keys and values that answers leave behind are kept while there is room, and jobs that begin
+//! token (`answer.rs`); what a constraint allows is found on threads of its own (`masks.rs`). Keys and values that answers leave behind are kept while there is room, and jobs that begin
 //! alike begin from them (`prefixes.rs`, `pages.rs`).
 //!
 //! Who else is served changes no answer: every token is treated alone, and a prefix has the bits that computing it
@@ -13,6 +13,7 @@ mod answer;
 mod inbox;
 pub mod job;
 mod limits;
+mod masks;
 mod options;
 mod pages;
 mod prefixes;
@@ -27,6 +28,7 @@ use crate::metrics::{Metrics, Stats};
 use inbox::{Inbox, Reader, Request};
 use job::{Event, Failure, FinishReason, Job, Usage};
 use limits::Limits;
+use masks::Masks;
 use scheduler::Scheduler;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -68,6 +70,7 @@ impl Engine {
         let limits = options.limits(&model, page_bytes)?;
         let metrics = Arc::new(Metrics::new(limits.pages, page_bytes));
         let inbox = Arc::new(Inbox::new(limits.parallel, limits.max_queue, Arc::clone(&metrics)));
+        let masks = Masks::start().map_err(StartError::Thread)?;
         let (alive, ended) = watch::channel(());
         let reader = Reader::new(Arc::clone(&inbox), alive);
         let parts = (model.clone(), limits.clone(), Arc::clone(&inbox), Arc::clone(&metrics));
@@ -77,7 +80,7 @@ impl Engine {
                 // Goes last, when the scheduler's threads have ended.
                 let _reader = reader;
                 let (model, limits, inbox, metrics) = parts;
-                Scheduler::new(model, batch, limits, inbox, metrics).run();
+                Scheduler::new(model, batch, limits, inbox, metrics, masks).run();
             })
             .map_err(StartError::Thread)?;
         Ok(Engine { handle: Arc::new(Handle { model, limits, inbox, metrics, ended }) })
@@ -88,18 +91,33 @@ impl Engine {
     /// # Errors
     /// The job asks for what cannot be, too many are waiting, or the engine is about to end.
     pub fn submit(&self, job: Job) -> Result<UnboundedReceiver<Event>, Failure> {
+        let mut receivers = self.submit_all(vec![job])?;
+        Ok(receivers.pop().expect("a job has a receiver"))
+    }
+
+    /// As [`Engine::submit`], with several jobs of which all begin or none.
+    ///
+    /// # Errors
+    /// As [`Engine::submit`]; also more jobs than an engine that has nothing to do takes.
+    pub fn submit_all(&self, jobs: Vec<Job>) -> Result<Vec<UnboundedReceiver<Event>>, Failure> {
         let Handle { limits, inbox, .. } = &*self.handle;
-        let stop = limits.check(&job)?;
-        let (events, receiver) = mpsc::unbounded_channel();
-        if job.max_tokens == Some(0) {
-            // Nothing to compute; the receiver is here still, so that nothing can fail.
-            let ends = (0..job.n).map(|answer| Event::Finished { answer, reason: FinishReason::Length });
-            let usage = Usage { prompt_tokens: job.prompt.len(), ..Usage::default() };
-            ends.chain([Event::Done(usage)]).for_each(|event| drop(events.send(event)));
-            return Ok(receiver);
+        limits.check_count(jobs.len())?;
+        let (mut requests, mut receivers) = (Vec::with_capacity(jobs.len()), Vec::with_capacity(jobs.len()));
+        for job in jobs {
+            let stop = limits.check(&job)?;
+            let (events, receiver) = mpsc::unbounded_channel();
+            receivers.push(receiver);
+            if job.max_tokens == Some(0) {
+                // Nothing to compute; the receiver is here still, so that nothing can fail.
+                let ends = (0..job.n).map(|answer| Event::Finished { answer, reason: FinishReason::Length });
+                let usage = Usage { prompt_tokens: job.prompt.len(), ..Usage::default() };
+                ends.chain([Event::Done(usage)]).for_each(|event| drop(events.send(event)));
+            } else {
+                requests.push(Request::new(job, events, stop));
+            }
         }
-        inbox.put(Request::new(job, events, stop))?;
-        Ok(receiver)
+        inbox.put(requests)?;
+        Ok(receivers)
     }
 
     /// The model.

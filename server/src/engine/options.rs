@@ -48,8 +48,8 @@ pub enum StartError {
     /// The runtime cannot work.
     #[error(transparent)]
     Runtime(#[from] Error),
-    /// The system gives no thread.
-    #[error("the system refused to start the engine's thread ({0})")]
+    /// The system gives no threads.
+    #[error("the system refused to start the engine's threads ({0})")]
     Thread(std::io::Error),
 }
 

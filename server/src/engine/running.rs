@@ -1,11 +1,13 @@
 //! A job under way: first its prompt goes through the model, then its answers do, a token at a time.
 
-use super::answer::{Answer, World};
+use super::answer::{Answer, Chosen, World};
 use super::inbox::Request;
-use super::job::{Event, Failure, FinishReason, Usage};
+use super::job::{Event, Failure, FinishReason, Token, Usage};
 use super::limits::Limits;
+use super::masks::{Constrained, Looks, Masks};
 use super::pages::{Held, Idle};
 use super::prefixes::Prefixes;
+use crate::metrics::Metrics;
 use std::time::Instant;
 use tritone_runtime::batch::{Feed, Logits, PAGE_TOKENS};
 use tritone_runtime::error::Result as RuntimeResult;
@@ -16,6 +18,8 @@ pub(super) struct Running {
     pub(super) request: Request,
     usage: Usage,
     phase: Phase,
+    /// Where its answers hand over their constraints, if they have any.
+    looks: Option<Looks>,
 }
 
 /// What goes through the model.
@@ -32,8 +36,10 @@ struct Going {
     held: Held,
     /// Chosen, and not fed yet.
     next: u32,
-    /// When it was chosen.
-    at: Instant,
+    /// The same while the constraint is away: it will be told then, and fed if something may come after it.
+    untold: Option<Token>,
+    /// When the last one was told.
+    told: Option<Instant>,
 }
 
 impl Running {
@@ -44,21 +50,25 @@ impl Running {
             cached_tokens: held.sequence.tokens().len(),
             completion_tokens: 0,
         };
-        Running { id, request, usage, phase: Phase::Prompt { held, answers: Vec::new() } }
+        Running { id, request, usage, phase: Phase::Prompt { held, answers: Vec::new() }, looks: None }
     }
 
-    /// Makes its answers. Those whose constraint allows nothing end at once.
+    /// Makes its answers, and asks the constraint what may come first.
     ///
     /// # Errors
-    /// A constraint gives up.
-    pub(super) fn start(&mut self, vocab: usize) -> Result<(), Failure> {
-        for index in 0..self.request.job.n {
-            let mut answer = Answer::new(&self.request, index, vocab)?;
-            if !answer.begin()? {
-                self.request.say(Event::Finished { answer: index, reason: FinishReason::Stop });
-            } else if let Phase::Prompt { answers, .. } = &mut self.phase {
-                answers.push(answer);
-            }
+    /// Settings that the sampler refuses.
+    pub(super) fn start(&mut self, vocab: usize, masks: &Masks) -> Result<(), Failure> {
+        let n = self.request.job.n;
+        let constraint = self.request.job.constraint.take();
+        let all = (0..n).map(|index| Answer::new(&self.request, index, constraint.is_some()));
+        let all = all.collect::<Result<_, _>>()?;
+        if let Phase::Prompt { answers, .. } = &mut self.phase {
+            *answers = all;
+        }
+        if let Some(constraint) = constraint {
+            let looks = masks.open(self.id);
+            looks.begin(Constrained::new(constraint, vocab), n);
+            self.looks = Some(looks);
         }
         Ok(())
     }
@@ -85,6 +95,13 @@ impl Running {
             Phase::Prompt { held, .. } => self.request.job.prompt.len() - held.sequence.tokens().len(),
             Phase::Answers(_) => 0,
         }
+    }
+
+    /// How many tokens of the prompt a step can take. The answers choose after the last one, and so it waits for what
+    /// may come first.
+    pub(super) fn prompt_ready(&self) -> usize {
+        let waits = matches!(&self.phase, Phase::Prompt { answers, .. } if answers.iter().any(Answer::is_away));
+        self.prompt_left().saturating_sub(usize::from(waits))
     }
 
     /// Its sequences.
@@ -125,12 +142,12 @@ impl Running {
                 wanted
             }
             Phase::Answers(going) => {
-                let wanted = going.len();
-                for Going { answer, held, next, .. } in going {
+                let before = feeds.len();
+                for Going { answer, held, next, .. } in going.iter_mut().filter(|going| going.untold.is_none()) {
                     let need = Some(answer.need(job, held.sequence.tokens(), *next));
                     feeds.push(Feed { sequence: &mut held.sequence, tokens: std::slice::from_ref(next), need });
                 }
-                wanted
+                feeds.len() - before
             }
         }
     }
@@ -151,56 +168,108 @@ impl Running {
                 return Ok(());
             }
         }
+        let mut logits = logits.into_iter();
+        let mut going = Vec::new();
         match std::mem::replace(&mut self.phase, Phase::Answers(Vec::new())) {
             Phase::Prompt { held, answers } => {
-                let Some(logits) = logits.into_iter().next() else { return Ok(()) };
+                let Some(logits) = logits.next() else { return Ok(()) };
                 let logits = logits.map_err(internal)?;
                 let n = held.sequence.tokens().len();
                 // The last answer goes on with the prompt's own sequence.
                 let forks: Vec<Held> = (1..answers.len()).map(|_| held.fork(n)).collect();
                 for (answer, held) in answers.into_iter().zip(forks.into_iter().chain([held])) {
-                    self.choose(world, answer, held, &logits, None, prefixes)?;
+                    going.extend(self.choose(world, answer, held, &logits, None, prefixes)?);
                 }
             }
-            Phase::Answers(going) => {
-                for (Going { answer, mut held, at, .. }, logits) in going.into_iter().zip(logits) {
-                    held.update();
+            Phase::Answers(all) => {
+                for mut one in all {
+                    if one.untold.is_some() {
+                        going.push(one);
+                        continue;
+                    }
+                    let logits = logits.next().expect("a step gives all the logits that are wanted");
+                    one.held.update();
                     let logits = logits.map_err(internal)?;
-                    self.choose(world, answer, held, &logits, Some(at), prefixes)?;
+                    let Going { answer, held, told, .. } = one;
+                    going.extend(self.choose(world, answer, held, &logits, told, prefixes)?);
                 }
             }
         }
+        self.phase = Phase::Answers(going);
         Ok(())
     }
 
-    /// Lets an answer choose its next token and tells who listens.
+    /// Lets an answer choose its next token, and tells who listens if it is known whether that is the last one. Returns
+    /// the answer if it goes on.
     fn choose(
         &mut self,
         world: &World<'_>,
         mut answer: Answer,
         held: Held,
         logits: &Logits,
-        last: Option<Instant>,
+        told: Option<Instant>,
         prefixes: &mut Prefixes,
-    ) -> Result<(), Failure> {
-        let (token, reason) = answer.next(world, &self.request.job, logits, held.sequence.tokens())?;
-        let now = Instant::now();
-        if self.usage.completion_tokens == 0 {
-            world.metrics.first_token(now - self.request.submitted);
-        }
-        world.metrics.token(last.map(|last| now - last));
-        self.usage.completion_tokens += 1;
-        let next = token.id;
-        self.request.say(Event::Token(token));
-        match (reason, &mut self.phase) {
-            (Some(reason), _) => {
-                self.request.say(Event::Finished { answer: answer.index(), reason });
-                prefixes.keep(held);
+    ) -> Result<Option<Going>, Failure> {
+        match answer.next(world, &self.request.job, logits, held.sequence.tokens())? {
+            Chosen::Known(token, reason) => {
+                let next = token.id;
+                let told = Some(tell(&self.request, &mut self.usage, world.metrics, token, told));
+                if let Some(reason) = reason {
+                    self.request.say(Event::Finished { answer: answer.index(), reason });
+                    prefixes.keep(held);
+                    return Ok(None);
+                }
+                Ok(Some(Going { answer, held, next, untold: None, told }))
             }
-            (None, Phase::Answers(going)) => going.push(Going { answer, held, next, at: now }),
-            (None, Phase::Prompt { .. }) => unreachable!("the prompt has ended where an answer chooses"),
+            Chosen::Unsure(token, constrained) => {
+                let next = token.id;
+                if let Some(looks) = &self.looks {
+                    looks.go_on(answer.index(), constrained, next);
+                }
+                Ok(Some(Going { answer, held, next, untold: Some(token), told }))
+            }
         }
-        Ok(())
+    }
+
+    /// Takes constraints back, that of answer `first` and those of the ones after it. Answers after which nothing may come
+    /// end.
+    pub(super) fn take_back(
+        &mut self,
+        first: usize,
+        constraints: Vec<Constrained>,
+        metrics: &Metrics,
+        prefixes: &mut Prefixes,
+    ) {
+        let Running { request, usage, phase, .. } = self;
+        let ended = |answer: &Answer| {
+            request.say(Event::Finished { answer: answer.index(), reason: FinishReason::Stop });
+        };
+        for (index, constrained) in (first..).zip(constraints) {
+            match phase {
+                Phase::Prompt { answers, .. } => {
+                    let Some(i) = answers.iter().position(|answer| answer.index() == index) else { continue };
+                    if !answers[i].take_back(constrained) {
+                        ended(&answers.remove(i));
+                    }
+                }
+                Phase::Answers(going) => {
+                    let Some(i) = going.iter().position(|going| going.answer.index() == index) else { continue };
+                    let Going { answer, untold, told, .. } = &mut going[i];
+                    let goes_on = answer.take_back(constrained);
+                    if let Some(mut token) = untold.take() {
+                        if !goes_on {
+                            answer.complete(&mut token);
+                        }
+                        *told = Some(tell(request, usage, metrics, token, *told));
+                    }
+                    if !goes_on {
+                        let Going { answer, held, .. } = going.remove(i);
+                        ended(&answer);
+                        prefixes.keep(held);
+                    }
+                }
+            }
+        }
     }
 
     /// Ends the job; its sequences are kept for later ones.
@@ -211,6 +280,18 @@ impl Running {
         }
         self.request
     }
+}
+
+/// Tells who listens of a token, the last one having been told at `told`; returns when.
+fn tell(request: &Request, usage: &mut Usage, metrics: &Metrics, token: Token, told: Option<Instant>) -> Instant {
+    let now = Instant::now();
+    if usage.completion_tokens == 0 {
+        metrics.first_token(now - request.submitted);
+    }
+    metrics.token(told.map(|told| now - told));
+    usage.completion_tokens += 1;
+    request.say(Event::Token(token));
+    now
 }
 
 fn internal(error: tritone_runtime::error::Error) -> Failure {

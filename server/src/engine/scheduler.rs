@@ -7,11 +7,14 @@
 //! Jobs begin in the order in which they came, when there are places for their answers and all pages that they may need
 //! at most; what is kept of earlier jobs makes way, oldest first. Only a job that begins like a prompt which is on its
 //! way through the model lets others pass: it waits until it can begin from there.
+//!
+//! An answer whose constraint takes long to say what may come next sits out of steps (`masks.rs`).
 
 use super::answer::World;
 use super::inbox::{Inbox, Request};
 use super::job::{Event, Failure};
 use super::limits::{Limits, common};
+use super::masks::{Masks, Seen};
 use super::pages::{Held, Idle, Ledger};
 use super::prefixes::{Prefixes, WORTH_KEEPING};
 use super::running::Running;
@@ -20,13 +23,16 @@ use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tritone_runtime::batch::{Batch, Logits};
 use tritone_runtime::error::Result as RuntimeResult;
 use tritone_runtime::model::Model;
 
 /// A prompt waits for another if that saves it as many tokens.
 const WORTH_WAITING: usize = 32;
+
+/// While all answers wait for their constraints, arrivals and ends are looked at so often.
+const LOOK_UP: Duration = Duration::from_millis(5);
 
 /// What the panic of a step or of a job's own parts is called.
 const PANIC: &str = "the engine failed while it worked on this request; the server's log has the reason";
@@ -65,6 +71,7 @@ pub(super) struct Scheduler {
     /// In the order in which they began.
     running: Vec<Running>,
     prefixes: Prefixes,
+    masks: Masks,
     n_begun: u64,
     /// How many times an answer or a job ended.
     n_ends: u64,
@@ -80,6 +87,7 @@ impl Scheduler {
         limits: Limits,
         inbox: Arc<Inbox>,
         metrics: Arc<Metrics>,
+        masks: Masks,
     ) -> Scheduler {
         Scheduler {
             model,
@@ -91,6 +99,7 @@ impl Scheduler {
             waiting: VecDeque::new(),
             running: Vec::new(),
             prefixes: Prefixes::default(),
+            masks,
             n_begun: 0,
             n_ends: 0,
             #[cfg(test)]
@@ -126,6 +135,8 @@ impl Scheduler {
             }
         }
         self.admit();
+        let seen = self.masks.settle();
+        self.take_back(seen);
         self.publish();
         let turn = self.step();
         self.publish();
@@ -221,7 +232,7 @@ impl Scheduler {
 
     /// Whether a running job has yet to feed the first `n` tokens of its prompt.
     fn is_ahead(&self, id: u64, n: usize) -> bool {
-        let leader = self.running.iter().find(|running| running.id() == id && running.prompt_left() > 0);
+        let leader = self.running.iter().find(|running| running.id() == id && running.prompt_ready() > 0);
         leader.is_some_and(|leader| leader.request.job.prompt.len() - leader.prompt_left() < n)
     }
 
@@ -235,7 +246,7 @@ impl Scheduler {
         let shared = helds.map(|held| (held, common(held.sequence.tokens(), prompt))).max_by_key(|(_, n)| *n);
         let n_kept = kept.as_ref().map_or(0, |(_, n)| *n);
         let n_shared = shared.as_ref().map_or(0, |(_, n)| *n);
-        let reading = self.running.iter().filter(|running| running.prompt_left() > 0);
+        let reading = self.running.iter().filter(|running| running.prompt_ready() > 0);
         let coming = reading.map(|other| (other.id(), common(&other.request.job.prompt, prompt)));
         if let Some((id, n)) = coming.max_by_key(|(_, n)| *n)
             && n >= n_kept.max(n_shared) + WORTH_WAITING
@@ -274,7 +285,7 @@ impl Scheduler {
     fn begin(&mut self, request: Request, held: Held) {
         self.n_begun += 1;
         let mut running = Running::new(self.n_begun, request, held);
-        if let Err(failure) = guarded(|| running.start(self.limits.vocab)) {
+        if let Err(failure) = guarded(|| running.start(self.limits.vocab, &self.masks)) {
             return self.end(&running.request, Some(failure));
         }
         let usage = running.usage();
@@ -285,13 +296,18 @@ impl Scheduler {
 
     /// Takes one step with all that runs.
     fn step(&mut self) -> ControlFlow<()> {
-        let left: Vec<usize> = self.running.iter().map(Running::prompt_left).collect();
+        let left: Vec<usize> = self.running.iter().map(Running::prompt_ready).collect();
         let shares = shares(&left, self.limits.chunk.get());
         let (mut feeds, mut fed) = (Vec::new(), Vec::with_capacity(shares.len()));
         for (running, share) in self.running.iter_mut().zip(shares) {
             let before = feeds.len();
             let wanted = running.feed(share, &mut feeds);
             fed.push((feeds.len() > before).then_some(wanted));
+        }
+        if feeds.is_empty() {
+            let seen = self.masks.wait(LOOK_UP);
+            self.take_back(seen);
+            return ControlFlow::Continue(());
         }
         let batch = &mut self.batch;
         #[cfg(test)]
@@ -306,6 +322,8 @@ impl Scheduler {
         match catch_unwind(AssertUnwindSafe(step)) {
             Ok(Ok(logits)) => {
                 self.digest(&fed, logits);
+                let seen = self.masks.settle();
+                self.take_back(seen);
                 ControlFlow::Continue(())
             }
             Ok(Err(error)) => {
@@ -341,6 +359,26 @@ impl Scheduler {
         }
         for i in (0..self.running.len()).rev() {
             self.finish_if_done(i);
+        }
+    }
+
+    /// Gives answers the constraints that have come back.
+    fn take_back(&mut self, seen: Vec<Seen>) {
+        for Seen { job, first, constraints } in seen {
+            let Some(i) = self.running.iter().position(|running| running.id() == job) else { continue };
+            let Scheduler { running, metrics, prefixes, .. } = self;
+            let n_answers = running[i].n_answers();
+            let taken = guarded(|| constraints.map(|all| running[i].take_back(first, all, metrics, prefixes)));
+            match taken {
+                Ok(()) => {
+                    self.n_ends += (n_answers - self.running[i].n_answers()) as u64;
+                    self.finish_if_done(i);
+                }
+                Err(failure) => {
+                    let running = self.running.remove(i);
+                    self.end(&running.request, Some(failure));
+                }
+            }
         }
     }
 
@@ -414,7 +452,7 @@ impl Scheduler {
 }
 
 /// What a job does on its own, a constraint's code among it: a panic fails the job and nothing else.
-fn guarded(work: impl FnOnce() -> Result<(), Failure>) -> Result<(), Failure> {
+pub(super) fn guarded<T>(work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(Failure::Internal(PANIC.to_owned())))
 }
 

@@ -3,11 +3,13 @@
 use super::inbox::{Inbox, Request};
 use super::job::{Constraint, Event, Failure, Job, Usage};
 use super::limits::Limits;
+use super::masks::Masks;
 use super::options::EngineOptions;
 use super::scheduler::Scheduler;
 use crate::metrics::{Metrics, Stats};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 use tritone_runtime::batch::{Batch, PAGE_TOKENS};
@@ -44,14 +46,21 @@ impl Bench {
         let limits = options.limits(&model, page_bytes).unwrap();
         let metrics = Arc::new(Metrics::new(pages, page_bytes));
         let inbox = Arc::new(Inbox::new(limits.parallel, limits.max_queue, Arc::clone(&metrics)));
-        let scheduler = Scheduler::new(model, batch, limits.clone(), Arc::clone(&inbox), Arc::clone(&metrics));
+        let scheduler = Scheduler::new(
+            model,
+            batch,
+            limits.clone(),
+            Arc::clone(&inbox),
+            Arc::clone(&metrics),
+            Masks::start().unwrap(),
+        );
         Bench { scheduler, inbox, metrics, limits }
     }
 
     fn submit(&self, job: Job) -> UnboundedReceiver<Event> {
         let stop = self.limits.check(&job).unwrap();
         let (events, receiver) = mpsc::unbounded_channel();
-        self.inbox.put(Request::new(job, events, stop)).unwrap();
+        self.inbox.put(vec![Request::new(job, events, stop)]).unwrap();
         receiver
     }
 
@@ -263,6 +272,97 @@ fn a_panic_of_the_loop_ends_what_runs_and_nothing_else() {
     bench.scheduler.take_in();
     assert!(bench.scheduler.recover().is_continue());
     assert!(matches!(end(&mut third), Err(Failure::Internal(_))));
+}
+
+/// Allows everything, but each time not before it is let.
+struct Gated(Arc<Mutex<Receiver<()>>>);
+
+impl Constraint for Gated {
+    fn fork(&self) -> Box<dyn Constraint> {
+        Box::new(Gated(Arc::clone(&self.0)))
+    }
+
+    fn allow(&mut self, mask: &mut [u32]) -> Result<(), String> {
+        // At the end of the test nobody holds it back.
+        let _ = self.0.lock().unwrap().recv();
+        mask.fill(u32::MAX);
+        Ok(())
+    }
+
+    fn accept(&mut self, _: u32) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+/// A constraint that waits, and what lets it go on.
+fn gated() -> (Sender<()>, Option<Box<dyn Constraint>>) {
+    let (let_go, gate) = channel();
+    (let_go, Some(Box::new(Gated(Arc::new(Mutex::new(gate))))))
+}
+
+/// One that does not wait.
+fn open() -> Option<Box<dyn Constraint>> {
+    gated().1
+}
+
+#[test]
+fn a_slow_constraint_holds_up_nobody_else() {
+    let mut bench = Bench::new(32, &options(8, 16));
+    let mut plain = bench.submit(Job { n: 3, ..greedy(text(2, 40), 4) });
+    bench.finish();
+    let mut expected = ids(&mut plain);
+    let mut answer = bench.submit(greedy(text(1, 10), 500));
+    bench.turn();
+    assert_eq!(ids(&mut answer).len(), 1);
+    let (let_go, constraint) = gated();
+    let mut slow = bench.submit(Job { n: 3, constraint, ..greedy(text(2, 40), 4) });
+    // First the beginning of the three is in work, then one of them while the others wait behind it.
+    for round in 0..2 {
+        let mut quick = bench.submit(Job { constraint: open(), ..greedy(text(3 + round, 10), 8) });
+        let mut turns = 0;
+        while end_is_not_near(&mut quick) {
+            bench.turn();
+            assert_eq!(ids(&mut answer).len(), 1, "each step has its token");
+            turns += 1;
+            assert!(turns < 200, "a quick one gets on");
+        }
+        assert!(ids(&mut slow).is_empty());
+        let_go.send(()).unwrap();
+        for _ in 0..10 {
+            bench.turn();
+            assert_eq!(ids(&mut answer).len(), 1);
+        }
+    }
+    drop(let_go);
+    bench.finish();
+    let mut found = ids(&mut slow);
+    found.sort_unstable();
+    expected.sort_unstable();
+    assert_eq!(found, expected, "the same tokens, whenever they come");
+}
+
+#[test]
+fn who_waits_for_a_constraint_can_go_and_has_a_deadline() {
+    let mut bench = Bench::new(16, &options(2, 16));
+    let (_held, constraint) = gated();
+    let gone = bench.submit(Job { constraint, ..greedy(text(1, 30), 5) });
+    let stats = bench.turn();
+    assert_eq!((stats.running, stats.completion_tokens), (1, 0));
+    drop(gone);
+    let stats = bench.turn();
+    assert_eq!((stats.running, stats.running_pages, stats.cancelled_jobs), (0, 0, 1));
+    let (_held, constraint) = gated();
+    let deadline = Some(Instant::now() + Duration::from_millis(50));
+    let mut late = bench.submit(Job { constraint, deadline, ..greedy(text(1, 30), 5) });
+    bench.finish();
+    assert_eq!(end(&mut late), Err(Failure::TimedOut));
+    // Both threads are held now, and the end comes all the same.
+    let (_held, constraint) = gated();
+    let mut last = bench.submit(Job { constraint, ..greedy(text(1, 30), 5) });
+    bench.turn();
+    bench.inbox.close(Instant::now());
+    assert!(bench.scheduler.turn().is_break());
+    assert_eq!(end(&mut last), Err(Failure::ShuttingDown));
 }
 
 /// Allows some token or another for a while; dies at one.

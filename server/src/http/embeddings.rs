@@ -10,11 +10,13 @@ use crate::api::completions::Prompt;
 use crate::api::embeddings::EmbeddingsRequest;
 use crate::api::error::ApiError;
 use crate::engine::job::Failure;
+use crate::metrics::{Metrics, Outcome};
 use axum::extract::Request;
 use axum::response::Response;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -39,23 +41,85 @@ struct Task {
     request: EmbeddingsRequest,
     deadline: Option<Instant>,
     answer: oneshot::Sender<Result<Vectors, ApiError>>,
+    ticket: Ticket,
+}
+
+/// What the thread shares with others.
+struct Shared {
+    metrics: Arc<Metrics>,
+    /// Requests that wait or run.
+    under_way: AtomicUsize,
+    /// Whether all are to end now.
+    closing: AtomicBool,
+}
+
+/// Counts a request from its arrival until it is dropped.
+struct Ticket {
+    shared: Arc<Shared>,
+    runs: bool,
+    /// A failure unless something else is said.
+    outcome: Outcome,
+}
+
+impl Ticket {
+    fn new(shared: &Arc<Shared>) -> Ticket {
+        shared.under_way.fetch_add(1, Ordering::Relaxed);
+        shared.metrics.vectors_wait(true);
+        Ticket { shared: Arc::clone(shared), runs: false, outcome: Outcome::Failed }
+    }
+
+    fn run(&mut self) {
+        self.runs = true;
+        self.shared.metrics.vectors_run(true);
+        self.shared.metrics.vectors_wait(false);
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let metrics = &self.shared.metrics;
+        metrics.ended(self.outcome);
+        if self.runs {
+            metrics.vectors_run(false);
+        } else {
+            metrics.vectors_wait(false);
+        }
+        self.shared.under_way.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Makes vectors, one request after the other.
 pub(super) struct Embeddings {
     model: Model,
     context: Option<usize>,
+    shared: Arc<Shared>,
     /// To the thread, once there is one.
     tasks: OnceLock<SyncSender<Task>>,
 }
 
 impl Embeddings {
     /// Texts have at most `context` tokens, or as many as the model was made for.
-    pub(super) fn new(model: Model, context: Option<usize>) -> Embeddings {
-        Embeddings { model, context, tasks: OnceLock::new() }
+    pub(super) fn new(model: Model, context: Option<usize>, metrics: Arc<Metrics>) -> Embeddings {
+        let shared = Shared { metrics, under_way: AtomicUsize::new(0), closing: AtomicBool::new(false) };
+        Embeddings { model, context, shared: Arc::new(shared), tasks: OnceLock::new() }
     }
 
-    fn begin(&self, task: Task) -> Result<(), ApiError> {
+    /// Whether requests wait or run.
+    pub(super) fn are_under_way(&self) -> bool {
+        self.shared.under_way.load(Ordering::Relaxed) > 0
+    }
+
+    /// Ends those that wait or run.
+    pub(super) fn close(&self) {
+        self.shared.closing.store(true, Ordering::Relaxed);
+    }
+
+    fn begin(
+        &self,
+        request: EmbeddingsRequest,
+        deadline: Option<Instant>,
+        answer: oneshot::Sender<Result<Vectors, ApiError>>,
+    ) -> Result<(), ApiError> {
         let tasks = self.tasks.get_or_init(|| {
             let (tasks, receiver) = sync_channel(MAX_WAITING);
             let (model, context) = (self.model.clone(), self.context);
@@ -65,8 +129,12 @@ impl Embeddings {
                 .spawn(move || work(&model, context, &receiver));
             tasks
         });
+        let task = Task { request, deadline, answer, ticket: Ticket::new(&self.shared) };
         tasks.try_send(task).map_err(|error| match error {
-            TrySendError::Full(_) => Failure::QueueFull { waiting: MAX_WAITING }.into(),
+            TrySendError::Full(mut task) => {
+                task.ticket.outcome = Outcome::Refused;
+                Failure::QueueFull { waiting: MAX_WAITING }.into()
+            }
             TrySendError::Disconnected(_) => Failure::Internal("the thread for vectors has ended".to_owned()).into(),
         })
     }
@@ -91,7 +159,7 @@ pub(super) async fn at_once(state: Arc<State>, text: impl AsRef<str> + Send + 's
         let base64 = request.base64;
         let ready = state.ready_for(request.model.as_deref())?;
         let deadline = Instant::now().checked_add(state.options.timeout);
-        ready.embeddings.begin(Task { request, deadline, answer })?;
+        ready.embeddings.begin(request, deadline, answer)?;
         Ok(base64)
     })
     .await?;
@@ -125,20 +193,34 @@ pub(super) fn new_embedder(model: &Model, context_length: Option<usize>) -> Resu
 /// The thread.
 fn work(model: &Model, context: Option<usize>, tasks: &Receiver<Task>) {
     let mut embedder = None;
-    for Task { request, deadline, answer } in tasks {
-        let gone = || answer.is_closed();
+    for Task { request, deadline, answer, mut ticket } in tasks {
+        ticket.run();
+        let shared = &*ticket.shared;
+        let over = || {
+            if shared.closing.load(Ordering::Relaxed) {
+                return Some(Failure::ShuttingDown);
+            }
+            let late = deadline.is_some_and(|deadline| Instant::now() >= deadline);
+            (late || answer.is_closed()).then_some(Failure::TimedOut)
+        };
         let result = match &mut embedder {
-            Some(embedder) => turn(embedder, request, deadline, &gone),
+            Some(embedder) => turn(embedder, request, &shared.metrics, &over),
             none => match new_embedder(model, context) {
                 Ok(new) => {
                     if let Some(warning) = new.warning() {
                         eprintln!("warning: {warning}");
                     }
-                    turn(none.insert(new), request, deadline, &gone)
+                    turn(none.insert(new), request, &shared.metrics, &over)
                 }
                 Err(error) => Err(ApiError::new(500, "server_error", error.to_string())),
             },
         };
+        ticket.outcome = match &result {
+            _ if answer.is_closed() => Outcome::Cancelled,
+            Ok(_) => Outcome::Done,
+            Err(_) => Outcome::Failed,
+        };
+        drop(ticket);
         // The client may be gone.
         let _ = answer.send(result);
     }
@@ -148,8 +230,8 @@ fn work(model: &Model, context: Option<usize>, tasks: &Receiver<Task>) {
 fn turn(
     embedder: &mut Embedder,
     request: EmbeddingsRequest,
-    deadline: Option<Instant>,
-    gone: &dyn Fn() -> bool,
+    metrics: &Metrics,
+    over: &dyn Fn() -> Option<Failure>,
 ) -> Result<Vectors, ApiError> {
     let (dimensions, context) = (request.dimensions, embedder.context_length());
     if dimensions.is_some_and(|dimensions| dimensions > embedder.dimensions()) {
@@ -172,10 +254,11 @@ fn turn(
         texts.push(tokens);
     }
     let tokens = texts.iter().map(Vec::len).sum();
+    metrics.begun(tokens, 0);
     let (mut vectors, mut rest) = (Vec::with_capacity(texts.len()), texts.as_slice());
     while !rest.is_empty() {
-        if gone() || deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-            return Err(Failure::TimedOut.into());
+        if let Some(failure) = over() {
+            return Err(failure.into());
         }
         let mut n_tokens = 0;
         let fits = rest.iter().take_while(|text| {

@@ -95,8 +95,7 @@ impl<'a> Plan<'a> {
     /// Begins jobs: all or none.
     pub(super) fn submit(&self, jobs: Vec<Job>) -> Result<Jobs, ApiError> {
         let engine = self.ready.engine()?;
-        let begun = jobs.into_iter().map(|job| engine.submit(job)).collect::<Result<Vec<_>, _>>();
-        let begun = begun.map_err(|failure| {
+        let begun = engine.submit_all(jobs).map_err(|failure| {
             let wrong = matches!(failure, Failure::Invalid(_));
             let error = ApiError::from(failure);
             if wrong { error.at(self.param) } else { error }

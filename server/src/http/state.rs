@@ -89,7 +89,7 @@ impl State {
         let context_length = context.unwrap_or(model.config().context_length);
         let metrics = engine.as_ref().map_or_else(|| Arc::new(Metrics::new(0, 0)), |engine| engine.metrics().clone());
         let grammars = Grammars::new(model.tokenizer());
-        let embeddings = Embeddings::new(model.clone(), context);
+        let embeddings = Embeddings::new(model.clone(), context, Arc::clone(&metrics));
         self.ready.get_or_init(|| Ready {
             model,
             engine,

@@ -128,6 +128,28 @@ fn a_full_queue_refuses() {
 }
 
 #[test]
+fn jobs_that_come_together_begin_all_or_none() {
+    let model = story();
+    let engine = start(&model, &EngineOptions { parallel: 1, max_queue: 2, ..EngineOptions::default() });
+    let short = |n: usize| (0..n).map(|_| greedy(vec![1, 2, 3], 3)).collect::<Vec<_>>();
+    let refused = engine.submit_all(short(4)).err();
+    let sentence = "4 prompts come at once, but this server takes at most 3";
+    assert!(matches!(&refused, Some(Failure::Invalid(why)) if why.contains(sentence)), "{refused:?}");
+    let mut running = engine.submit(long(&model)).unwrap();
+    assert!(matches!(running.blocking_recv(), Some(Event::Token(_))));
+    // One of the three finds no room, and then none takes any.
+    assert_eq!(engine.submit_all(short(3)).err(), Some(Failure::QueueFull { waiting: 0 }));
+    let stats = engine.stats();
+    assert_eq!((stats.queue, stats.running, stats.refused_jobs), (0, 1, 3));
+    let waiting = engine.submit_all(short(2)).unwrap();
+    assert_eq!(engine.stats().queue, 2);
+    drop(running);
+    for receiver in waiting {
+        assert_eq!(listen(receiver, 1, usize::MAX).answers[0].len(), 3);
+    }
+}
+
+#[test]
 fn a_client_that_goes_leaves_nothing_running() {
     let model = story();
     let engine = start(&model, &EngineOptions { chunk: 8, ..EngineOptions::default() });

@@ -63,7 +63,9 @@ fn it_gives_the_vectors_and_says_nothing() {
         }
         assert_eq!(server.get("/v1/models").json()["data"][0]["context_length"], 512);
         assert_eq!(server.post("/tokenize", &json!({"content": "Hello"})).status, 200);
-        assert_eq!(server.metric("tritone_queue_jobs"), 0);
+        assert_eq!((server.metric("tritone_queue_jobs"), server.metric("tritone_running_answers")), (0, 0));
+        assert_eq!(server.metric("tritone_prompt_tokens_total"), n_tokens as u64);
+        assert_eq!((server.metric("tritone_jobs_done_total"), server.metric("tritone_jobs_failed_total")), (1, 0));
         server.end().unwrap();
     }
 }
@@ -74,11 +76,31 @@ fn its_context_is_what_was_asked_for() {
     assert_eq!(server.get("/v1/models").json()["data"][0]["context_length"], 3);
     let refused = server.post(EMBEDDINGS, &json!({"input": [0, 1, 2, 3]})).refused(400);
     assert_eq!(refused["code"], "context_length_exceeded");
+    assert_eq!(server.metric("tritone_jobs_failed_total"), 1);
     assert_eq!(server.post(EMBEDDINGS, &json!({"input": [0, 1, 2]})).status, 200);
     server.end().unwrap();
     let (_folder, server) = start("qwen3", Some(513));
     let (_, result) = server.ended();
     assert!(matches!(result, Err(ServeError::Start(StartError::Runtime(Error::InvalidOption { .. })))), "{result:?}");
+}
+
+#[test]
+fn who_waits_for_vectors_is_counted_and_who_goes_is_too() {
+    let (_folder, server) = ready("qwen3", None);
+    let body = json!({"input": vec![vec![7; 512]; 400]}).to_string();
+    let begin = || {
+        let mut stream = server.connect();
+        stream.write_all(&post(EMBEDDINGS, "", body.as_bytes())).unwrap();
+        stream
+    };
+    let running = begin();
+    server.wait_until(|server| server.metric("tritone_running_answers") == 1);
+    let waiting = begin();
+    server.wait_until(|server| server.metric("tritone_queue_jobs") == 1);
+    drop((running, waiting));
+    server.wait_until(|server| server.metric("tritone_jobs_cancelled_total") == 2);
+    assert_eq!((server.metric("tritone_queue_jobs"), server.metric("tritone_running_answers")), (0, 0));
+    server.end().unwrap();
 }
 
 #[test]
