@@ -29,7 +29,7 @@ struct Place {
 impl Place {
     /// Takes room for `more` bytes behind `have` that there are already. Small bodies and the beginnings of large ones
     /// have room of their own: whoever fills the rest leaves them theirs.
-    async fn grow(&mut self, state: &State, have: usize, more: usize) -> Result<(), ApiError> {
+    async fn grow(&mut self, state: &State, mark: Option<&Mark>, have: usize, more: usize) -> Result<(), ApiError> {
         let first = more.min(LARGE.saturating_sub(have));
         for (place, pool, bytes, held) in [
             (&mut self.first, &state.small_bodies, first, 0),
@@ -38,7 +38,7 @@ impl Place {
             if bytes == 0 {
                 continue;
             }
-            let Some(permit) = state.seats.memory(pool, bytes, held).await else {
+            let Some(permit) = state.seats.memory(pool, bytes, held, mark).await else {
                 return Err(ApiError::unavailable("too much is being sent at once; try again in a moment", 1));
             };
             match place {
@@ -93,7 +93,15 @@ pub(super) async fn read_up_to(state: &State, request: Request, most: usize) -> 
             timeout_at(end, throw_away(&mut body)).await.map_err(late)?;
             return Err(too_large());
         }
-        place.grow(state, bytes.len(), data.len()).await?;
+        if let Err(error) = place.grow(state, mark.as_ref(), bytes.len(), data.len()).await {
+            drop((bytes, place));
+            if let Some(mark) = &mark {
+                mark.holds(0, true);
+            }
+            let end = end.min(Instant::now() + limits.piece_time);
+            timeout_at(end, throw_away(&mut body)).await.map_err(late)?;
+            return Err(error);
+        }
         bytes.extend_from_slice(&data);
         let gets_on = bytes.len() - with >= LARGE;
         if gets_on {

@@ -133,12 +133,14 @@ impl Seats {
     }
 
     /// Takes memory from a pool. Where it has too little left, those are sent away who hold more than `held` bytes and
-    /// have not got on for longest. Nothing if that does not help.
+    /// have not got on for longest; while `waiting` waits for that, it is not its client who is slow. Nothing if that does
+    /// not help.
     pub(super) async fn memory(
         &self,
         pool: &Arc<Semaphore>,
         bytes: usize,
         held: usize,
+        waiting: Option<&Mark>,
     ) -> Option<OwnedSemaphorePermit> {
         let wanted = u32::try_from(bytes).ok()?;
         let end = Instant::now() + PATIENCE;
@@ -149,6 +151,9 @@ impl Seats {
             let now = Instant::now();
             if now >= end {
                 return None;
+            }
+            if let Some(mark) = waiting {
+                mark.gets_on();
             }
             let slow = |entry: &Entry| entry.held > held && now.saturating_duration_since(entry.since) >= GRACE;
             self.entries().send_away(slow);
@@ -228,6 +233,13 @@ impl Mark {
             if got_on {
                 entry.since = Instant::now();
             }
+        }
+    }
+
+    /// Its client is not who is waited for.
+    fn gets_on(&self) {
+        if let Some(entry) = self.seats.entries().of.get_mut(&self.id) {
+            entry.since = Instant::now();
         }
     }
 
@@ -323,11 +335,12 @@ mod tests {
             slow.lost().await;
             held.take();
         };
-        let (got, ()) = tokio::join!(seats.memory(&pool, 60, 50), leave);
-        assert_eq!(got.unwrap().num_permits(), 60);
+        let (got, ()) = tokio::join!(seats.memory(&pool, 60, 50, None), leave);
+        let got = got.unwrap();
+        assert_eq!(got.num_permits(), 60);
         assert_eq!([&slow, &small, &quick].map(has_place), [false, true, true]);
         // Nobody else is slow and holds as much.
-        assert!(seats.memory(&pool, 60, 50).await.is_none());
+        assert!(seats.memory(&pool, 60, 50, None).await.is_none());
         // Its client has taken nothing for too long.
         quick.lost().await;
     }

@@ -41,7 +41,7 @@ async fn watched(state: &State, mark: Mark, response: Response) -> Response {
     if size > LARGE {
         // One that is larger than all room takes all of it.
         let wanted = size.min(state.options.limits.all_answers_bytes);
-        place = state.seats.memory(&state.answer_bytes, wanted, LARGE).await;
+        place = state.seats.memory(&state.answer_bytes, wanted, LARGE, None).await;
         if place.is_some() {
             mark.stage(Stage::Answer);
             mark.holds(size, true);
@@ -50,7 +50,7 @@ async fn watched(state: &State, mark: Mark, response: Response) -> Response {
             response = ApiError::unavailable(busy, 1).into_response();
         }
     }
-    response.map(|body| Body::new(Watched { body, rest: Bytes::new(), mark, place }))
+    response.map(|body| Body::new(Watched { body, rest: Bytes::new(), mark, place, size }))
 }
 
 struct Watched {
@@ -60,6 +60,8 @@ struct Watched {
     mark: Mark,
     /// The place of a large answer among all.
     place: Option<OwnedSemaphorePermit>,
+    /// Bytes of a large answer.
+    size: usize,
 }
 
 impl HttpBody for Watched {
@@ -67,7 +69,7 @@ impl HttpBody for Watched {
     type Error = axum::Error;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        let Watched { body, rest, mark, place } = self.get_mut();
+        let Watched { body, rest, mark, place, size } = self.get_mut();
         if rest.is_empty() {
             let Poll::Ready(frame) = Pin::new(body).poll_frame(cx) else {
                 // All there is has been asked for: now the client waits.
@@ -86,7 +88,8 @@ impl HttpBody for Watched {
         // Until it is asked for more.
         mark.stage(Stage::Answer);
         if place.is_some() {
-            mark.holds(rest.len(), true);
+            // All of it is in memory until the last piece is gone.
+            mark.holds(*size, true);
         }
         Poll::Ready(Some(Ok(Frame::data(piece))))
     }
