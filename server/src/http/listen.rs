@@ -6,12 +6,14 @@
 use super::embeddings::new_embedder;
 use super::options::{ServeError, ServeOptions};
 use super::routes::router;
+use super::seats::Seat;
 use super::state::State;
+use super::watched::answer;
 use crate::engine::{Engine, EngineOptions, StartError};
 use axum::Router;
 use hyper::server::conn::http1;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -21,7 +23,7 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tokio_io_timeout::TimeoutStream;
@@ -184,46 +186,49 @@ struct Connections {
 impl Connections {
     /// Takes connections until it is told to stop; then the port is free.
     async fn take(mut self, listener: TcpListener) {
-        let places = Arc::new(Semaphore::new(self.state.options.limits.connections));
+        let seats = Arc::clone(&self.state.seats);
         loop {
             let next = async {
-                // It is never closed.
-                let place = Arc::clone(&places).acquire_owned().await.ok()?;
-                Some((listener.accept().await, place))
+                let (stream, address) = listener.accept().await?;
+                io::Result::Ok(seats.enter(address.ip()).await.map(|seat| (stream, seat)))
             };
             let next = tokio::select! {
                 next = next => next,
                 _ = self.closed.changed() => return,
             };
             match next {
-                Some((Ok((stream, _)), place)) => drop(tokio::spawn(self.clone().serve(stream, place))),
+                Ok(Some((stream, seat))) => drop(tokio::spawn(self.clone().serve(stream, seat))),
+                // Its address has all that it may have.
+                Ok(None) => {}
                 // Mostly too many open files; some will be closed.
-                Some((Err(_), _)) => sleep(Duration::from_millis(50)).await,
-                None => return,
+                Err(_) => sleep(Duration::from_millis(50)).await,
             }
         }
     }
 
     /// Serves one connection to its end. Errors are the client's: it is gone, too slow, or speaks no HTTP. One that closes
     /// its half is gone, too: nothing else tells of a client that does not wait for its answer any more.
-    async fn serve(self, stream: TcpStream, place: OwnedSemaphorePermit) {
-        let Connections { state, router, mut closed, alive } = self;
-        let limits = &state.options.limits;
+    async fn serve(self, stream: TcpStream, seat: Seat) {
+        let Connections { state, router, mut closed, alive: _alive } = self;
+        let limits = state.options.limits.clone();
         // Parts of streams go out at once. It only costs time where it cannot be had.
         let _ = stream.set_nodelay(true);
         let mut stream = TimeoutStream::new(stream);
         stream.set_write_timeout(Some(limits.write_time));
         let mut server = http1::Builder::new();
         server.timer(TokioTimer::new()).header_read_timeout(limits.head_time).max_buf_size(BUFFER);
-        let service = TowerToHyperService::new(router);
+        let service = service_fn(|request| answer(Arc::clone(&state), router.clone(), seat.mark(), request));
         let mut connection = pin!(server.serve_connection(TokioIo::new(Box::pin(stream)), service));
-        tokio::select! {
-            _ = connection.as_mut() => {}
-            _ = closed.changed() => {
-                connection.as_mut().graceful_shutdown();
-                let _ = connection.await;
+        let mut closing = false;
+        loop {
+            tokio::select! {
+                _ = connection.as_mut() => break,
+                () = seat.lost() => break,
+                _ = closed.changed(), if !closing => {
+                    closing = true;
+                    connection.as_mut().graceful_shutdown();
+                }
             }
         }
-        drop((place, alive));
     }
 }

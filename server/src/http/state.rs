@@ -2,6 +2,7 @@
 
 use super::embeddings::Embeddings;
 use super::options::ServeOptions;
+use super::seats::Seats;
 use crate::api::error::ApiError;
 use crate::constrain::{Grammars, Refused};
 use crate::engine::Engine;
@@ -66,6 +67,8 @@ impl State {
             ready: OnceLock::new(),
             random: RandomState::new(),
             drawn: AtomicU64::new(0),
+        let limits = &options.limits;
+        let small = limits.all_bodies_bytes / 4;
         }
     }
 
