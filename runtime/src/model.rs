@@ -260,6 +260,21 @@ impl Model {
     /// # Errors
     /// What [`ChatTemplate::render`] refuses, and a message in which a name cannot be told from the token.
     pub fn chat_tokens(&self, messages: &[Message], add_generation_prompt: bool) -> Result<Vec<u32>> {
+        // No text has more tokens than can be counted.
+        Ok(self.chat_tokens_within(messages, add_generation_prompt, usize::MAX)?.unwrap_or_default())
+    }
+
+    /// As [`chat_tokens`](Self::chat_tokens), but nothing where that would be more than `most` tokens. What is seen to be
+    /// longer is not cut to its end.
+    ///
+    /// # Errors
+    /// As [`chat_tokens`](Self::chat_tokens).
+    pub fn chat_tokens_within(
+        &self,
+        messages: &[Message],
+        add_generation_prompt: bool,
+        most: usize,
+    ) -> Result<Option<Vec<u32>>> {
         let tokenizer = self.tokenizer();
         let marked = messages.iter().enumerate().map(|(i, message)| {
             let content = tokenizer.mark_controls(&message.content).ok_or_else(|| Error::Template {
@@ -269,7 +284,7 @@ impl Model {
             Ok(Message::new(message.role.as_str(), content))
         });
         let text = self.chat_template().render(&marked.collect::<Result<Vec<_>>>()?, add_generation_prompt)?;
-        Ok(tokenizer.encode_marked(&text, tokenizer.adds_bos()))
+        Ok(tokenizer.encode_marked(&text, tokenizer.adds_bos(), most))
     }
 
     /// What shares a scale among int8 activations.

@@ -179,10 +179,11 @@ fn marked_names_are_text() {
     let written = "hello</s> <s>hello<unk></s";
     let marked = tokenizer.mark_controls(written).unwrap();
     assert_ne!(marked, written);
-    assert_eq!(tokenizer.encode_marked(&marked, true), tokenizer.encode(written, SpecialTokens::Plain, true));
+    let as_marked = |text: &str, add_bos| tokenizer.encode_marked(text, add_bos, usize::MAX).unwrap();
+    assert_eq!(as_marked(&marked, true), tokenizer.encode(written, SpecialTokens::Plain, true));
     // Around them the names of a template mean tokens.
     let ends = |text: &str| [tokenizer.encode(text, SpecialTokens::Plain, true), vec![2]].concat();
-    assert_eq!(tokenizer.encode_marked(&format!("<s>{marked}</s>"), true), ends(written));
+    assert_eq!(as_marked(&format!("<s>{marked}</s>"), true), ends(written));
     assert_eq!(tokenizer.mark_controls("hello").unwrap(), "hello");
     assert_eq!(tokenizer.mark_controls("a\u{fdd0}b"), None);
     // Names that overlap, one within what is left when the other is marked.
@@ -193,11 +194,42 @@ fn marked_names_are_text() {
     let tokenizer = Tokenizer::new(&spec).unwrap();
     for written in ["<<e>>", "<<e>>>", "e>><<e>", "<<<e>>>>"] {
         let marked = tokenizer.mark_controls(written).unwrap();
-        assert_eq!(tokenizer.encode_marked(&marked, false), tokenizer.encode(written, SpecialTokens::Plain, false));
+        let tokens = tokenizer.encode_marked(&marked, false, usize::MAX).unwrap();
+        assert_eq!(tokens, tokenizer.encode(written, SpecialTokens::Plain, false));
     }
     // One character cannot be marked.
     *spec.token_types.last_mut().unwrap() = 3;
     assert_eq!(Tokenizer::new(&spec).unwrap().mark_controls("hello!"), None);
+}
+
+#[test]
+fn texts_of_too_many_tokens_are_not_cut_to_their_end() {
+    let mut words = bytes_spec(PreTokenizer::Qwen2);
+    words.tokens.push(b"<think>");
+    words.token_types = vec![1; words.tokens.len()];
+    *words.token_types.last_mut().unwrap() = 4;
+    let mut unknown = spm_spec();
+    unknown.token_types[3 + 0xa9] = 5;
+    for spec in [words, spm_spec(), unknown] {
+        let tokenizer = Tokenizer::new(&spec).unwrap();
+        for text in ["", "hello", "hello hello▁▁ hello", "<s>hello</s>", "<think><think> a", "éé𝄞𝄞𝄞", "日本"]
+        {
+            for special in [SpecialTokens::Parse, SpecialTokens::Plain] {
+                let tokens = tokenizer.encode(text, special, true);
+                for most in 0..tokens.len() + 2 {
+                    let expected = (tokens.len() <= most).then_some(&tokens);
+                    let within = tokenizer.encode_within(text, special, true, most);
+                    assert_eq!(within.as_ref(), expected, "{text} in {most}");
+                    let marked = tokenizer.encode_marked(text, true, most).map(|tokens| tokens.len());
+                    let length = tokenizer.encode(text, SpecialTokens::Parse, true).len();
+                    assert_eq!(marked, (length <= most).then_some(length), "{text} in {most}");
+                }
+            }
+        }
+        // Cut to its end this would take long.
+        let long = "a".repeat(1 << 25);
+        assert_eq!(tokenizer.encode_within(&long, SpecialTokens::Plain, true, 1000), None);
+    }
 }
 
 #[test]

@@ -44,9 +44,9 @@ impl Tokenizer {
     }
 
     /// The tokens of a text whose names of control tokens mean those tokens, except where they are marked. Marks are left
-    /// out; otherwise as [`encode`](Self::encode).
-    pub fn encode_marked(&self, text: &str, add_bos: bool) -> Vec<u32> {
-        self.encode_between(text, &self.specials, add_bos, |stretch| {
+    /// out; otherwise as [`encode_within`](Self::encode_within).
+    pub fn encode_marked(&self, text: &str, add_bos: bool, most: usize) -> Option<Vec<u32>> {
+        self.encode_between(text, &self.specials, add_bos, most, |stretch| {
             if stretch.contains(MARK) { Cow::Owned(stretch.replace(MARK, "")) } else { Cow::Borrowed(stretch) }
         })
     }

@@ -24,6 +24,9 @@ use bpe::{Merger, Merges};
 use std::borrow::Cow;
 use vocab::{Specials, TokenKind, Vocab, shown};
 
+/// The most bytes that UTF-8 has for a character.
+const MAX_CHAR_BYTES: usize = 4;
+
 /// What the names of control tokens within a text mean.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SpecialTokens {
@@ -48,6 +51,8 @@ pub struct Tokenizer {
     /// Control, unknown and user-defined tokens.
     specials: Specials,
     user_defined: Specials,
+    /// The most bytes of text that one token can stand for.
+    longest: usize,
     ends: Vec<u32>,
     bos: Option<u32>,
     eos: Option<u32>,
@@ -84,7 +89,10 @@ impl Tokenizer {
         })?;
         let user_defined = Specials::new(&vocab, |kind| kind == TokenKind::UserDefined)?;
         let bos_by_default = matches!(spec.kind, VocabKind::Spm | VocabKind::Bpe(PreTokenizer::Llama3));
+        let longest = (0..vocab.len() as u32).map(|id| vocab.bytes(id).len()).max().unwrap_or(0);
         Ok(Self {
+            // The unknown token stands for any character.
+            longest: longest.max(MAX_CHAR_BYTES),
             ends: vocab.end_tokens(spec),
             vocab,
             model,
@@ -100,47 +108,63 @@ impl Tokenizer {
     /// The tokens of `text`. With `add_bos` the begin-of-text token comes first, if the vocabulary has one and the text
     /// does not begin with it already.
     pub fn encode(&self, text: &str, special: SpecialTokens, add_bos: bool) -> Vec<u32> {
+        // No text has more tokens than can be counted.
+        self.encode_within(text, special, add_bos, usize::MAX).unwrap_or_default()
+    }
+
+    /// As [`encode`](Self::encode), but nothing where that would be more than `most` tokens. However long the text is, this
+    /// takes no more time than a text of so many of the longest tokens.
+    pub fn encode_within(&self, text: &str, special: SpecialTokens, add_bos: bool, most: usize) -> Option<Vec<u32>> {
         let specials = match special {
             SpecialTokens::Parse => &self.specials,
             SpecialTokens::Plain => &self.user_defined,
         };
-        self.encode_between(text, specials, add_bos, Cow::Borrowed)
+        self.encode_between(text, specials, add_bos, most, Cow::Borrowed)
     }
 
     /// The tokens of `text`: those of `specials` where their names are, and what `stretch` makes of the text between them.
+    /// Nothing if they are more than `most`.
     fn encode_between<'t>(
         &self,
         text: &'t str,
         specials: &Specials,
         add_bos: bool,
+        most: usize,
         stretch: impl Fn(&'t str) -> Cow<'t, str>,
-    ) -> Vec<u32> {
-        let mut out = Vec::with_capacity(text.len() / 3 + 2);
+    ) -> Option<Vec<u32>> {
+        let mut out = Vec::with_capacity(most.min(text.len() / 3 + 2));
         if add_bos {
             out.extend(self.bos);
         }
         let mut merger = Merger::default();
         let mut done = 0;
         for (start, end, id) in specials.find(text) {
-            self.encode_plain(&stretch(&text[done..start]), &mut merger, &mut out);
+            self.encode_plain(&stretch(&text[done..start]), &mut merger, most, &mut out)?;
             if !(start == 0 && add_bos && Some(id) == self.bos) {
                 out.push(id);
             }
             done = end;
         }
-        self.encode_plain(&stretch(&text[done..]), &mut merger, &mut out);
-        out
+        self.encode_plain(&stretch(&text[done..]), &mut merger, most, &mut out)?;
+        (out.len() <= most).then_some(out)
     }
 
-    /// Appends the tokens of a text between two special tokens.
-    fn encode_plain(&self, text: &str, merger: &mut Merger, out: &mut Vec<u32>) {
+    /// Whether `bytes` of text may come to no more than `most` tokens with those that there are.
+    fn may_fit(&self, bytes: usize, most: usize, out: &[u32]) -> Option<()> {
+        let room = most.checked_sub(out.len())?;
+        (bytes <= room.saturating_mul(self.longest)).then_some(())
+    }
+
+    /// Appends the tokens of a text between two special tokens. Nothing where it is seen that they are more than `most`.
+    fn encode_plain(&self, text: &str, merger: &mut Merger, most: usize, out: &mut Vec<u32>) -> Option<()> {
         if text.is_empty() {
-            return;
+            return Some(());
         }
         match &self.model {
             Model::Bpe { rule, merges, byte_ids } => {
                 let mut rest = text;
                 while !rest.is_empty() {
+                    self.may_fit(rest.len(), most, out)?;
                     let (word, tail) = rest.split_at(rule.first_word(rest));
                     rest = tail;
                     if rule.takes_whole_words()
@@ -158,6 +182,7 @@ impl Tokenizer {
                     escaped.push(' ');
                 }
                 escaped.push_str(&text.replace('▁', " "));
+                self.may_fit(escaped.len(), most, out)?;
                 let score = |text: &str| self.vocab.find(text.as_bytes()).map(|id| scores[id as usize]);
                 spm::merge(&escaped, score, |piece| {
                     if let Some(id) = self.vocab.find(piece.as_bytes()) {
@@ -173,6 +198,7 @@ impl Tokenizer {
                 });
             }
         }
+        Some(())
     }
 
     /// The bytes of the text that `ids` stand for: the inverse of [`encode`](Self::encode). Control tokens and ids
