@@ -2,7 +2,7 @@
 
 use super::body;
 use super::deltas::{Delta, Deltas};
-use super::jobs::{Jobs, Plan, grammar, usage};
+use super::jobs::{self, Jobs, Plan, grammar, has_grammar, usage};
 use super::routes::{apart, respond};
 use super::state::{State, now};
 use super::stream::{Events, Writer, no_stream, stream};
@@ -14,6 +14,7 @@ use axum::extract::Request;
 use axum::response::Response;
 use serde_json::{Value, json};
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Answers a request.
 pub(super) async fn chat(
@@ -22,26 +23,39 @@ pub(super) async fn chat(
 ) -> Result<Response, ApiError> {
     let text = body::read(&state, request).await?;
     let ping = state.options.limits.ping_time;
-    let (jobs, answer) = apart(move || begin(&state, &text.text)).await?;
+    let (jobs, answer) = begin(state, text).await?;
     if answer.streams { Ok(stream(jobs, answer, ping)) } else { Ok(respond(&answer.whole(jobs).await?)) }
 }
 
 /// Answers a body that came without a connection.
 pub(super) async fn at_once(state: Arc<State>, text: String) -> Result<Value, ApiError> {
-    let (jobs, answer) = apart(move || begin(&state, &text)).await?;
+    let (jobs, answer) = begin(state, text).await?;
     if answer.streams { Err(no_stream()) } else { answer.whole(jobs).await }
 }
 
 /// Reads a request and begins its job.
-fn begin(state: &State, text: &str) -> Result<(Jobs, Answer), ApiError> {
-    let request = ChatRequest::decode(text)?;
+async fn begin(state: Arc<State>, text: impl AsRef<str> + Send + 'static) -> Result<(Jobs, Answer), ApiError> {
+    let deadline = state.deadline();
+    // The text keeps its place until the job is made.
+    let (request, text) = apart(move || Ok((ChatRequest::decode(text.as_ref())?, text))).await?;
+    let with_grammar = has_grammar(&request.format, request.tools.as_ref());
+    let shared = Arc::clone(&state);
+    jobs::begin(&shared, deadline, with_grammar, move || {
+        let _text = text;
+        begin_job(&state, &request, deadline)
+    })
+    .await
+}
+
+fn begin_job(state: &State, request: &ChatRequest, deadline: Option<Instant>) -> Result<(Jobs, Answer), ApiError> {
     let ready = state.ready_for(request.sampling.model.as_deref())?;
     let model = ready.engine()?.model();
-    let prompt = model.chat_tokens(&request.messages, true);
-    let prompt = prompt.map_err(|error| ApiError::field("messages", error.to_string()))?;
-    let grammar = grammar(ready, &request.format, request.tools.as_ref(), "response_format")?;
-    let mut plan = Plan::new(state, ready, &request.sampling, "messages");
+    let mut plan = Plan::new(state, ready, &request.sampling, "messages", deadline);
     plan.logprobs = request.logprobs;
+    let prompt = model.chat_tokens_within(&request.messages, true, plan.most_tokens()?);
+    let prompt = prompt.map_err(|error| ApiError::field("messages", error.to_string()))?;
+    let prompt = plan.fitting(prompt)?;
+    let grammar = grammar(ready, &request.format, request.tools.as_ref(), "response_format")?;
     let mut job = plan.job(prompt, grammar.as_ref())?;
     job.stop.extend(model.chat_template().stop_strings().iter().map(|&text| text.to_owned()));
     let id = state.id("chatcmpl-");

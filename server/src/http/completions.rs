@@ -34,26 +34,39 @@ pub(super) async fn at_once(state: Arc<State>, text: String) -> Result<Value, Ap
 }
 
 /// Reads a request and begins a job for each prompt.
-fn begin(state: &State, text: &str) -> Result<(Jobs, Answer), ApiError> {
-    let request = CompletionsRequest::decode(text)?;
+async fn begin(state: Arc<State>, text: impl AsRef<str> + Send + 'static) -> Result<(Jobs, Answer), ApiError> {
+    let deadline = state.deadline();
+    apart(move || {
+        let request = CompletionsRequest::decode(text.as_ref())?;
+        begin_jobs(&state, request, deadline)
+    })
+    .await
+}
+
+fn begin_jobs(
+    state: &State,
+    request: CompletionsRequest,
+    deadline: Option<Instant>,
+) -> Result<(Jobs, Answer), ApiError> {
     let ready = state.ready_for(request.sampling.model.as_deref())?;
     let model = ready.engine()?.model();
-    let mut plan = Plan::new(state, ready, &request.sampling, "prompt");
+    let mut plan = Plan::new(state, ready, &request.sampling, "prompt", deadline);
     plan.logprobs = request.logprobs;
     let (mut jobs, mut beginnings) = (Vec::new(), Vec::new());
     for prompt in request.prompts {
         let (text, tokens) = match prompt {
+    let most = plan.most_tokens()?;
             Prompt::Text(text) => {
                 let tokenizer = model.tokenizer();
-                let tokens = tokenizer.encode(&text, SpecialTokens::Plain, tokenizer.adds_bos());
+                let tokens = tokenizer.encode_within(&text, SpecialTokens::Plain, tokenizer.adds_bos(), most);
                 (text, tokens)
             }
             Prompt::Tokens(tokens) => {
                 let text = if request.echo { model.tokenizer().decode(&tokens) } else { Vec::new() };
-                (String::from_utf8_lossy(&text).into_owned(), tokens)
+                (String::from_utf8_lossy(&text).into_owned(), Some(tokens))
             }
         };
-        jobs.push(plan.job(tokens, None)?);
+        jobs.push(plan.job(plan.fitting(tokens)?, None)?);
         beginnings.push(if request.echo { text } else { String::new() });
     }
     let n = request.sampling.n;

@@ -1,7 +1,7 @@
 //! `POST /v1/responses`: the same as a chat, in the newer shape. Nothing is kept.
 
 use super::body;
-use super::jobs::{Jobs, Plan, grammar};
+use super::jobs::{self, Jobs, Plan, grammar, has_grammar};
 use super::routes::{apart, respond};
 use super::state::{State, now};
 use super::stream::{Events, Writer, no_stream, stream};
@@ -12,6 +12,7 @@ use crate::engine::job::{Event, FinishReason, Usage};
 use axum::extract::Request;
 use axum::response::Response;
 use serde_json::{Value, json};
+use std::time::Instant;
 use std::sync::Arc;
 
 /// Answers a request.
@@ -21,26 +22,39 @@ pub(super) async fn responses(
 ) -> Result<Response, ApiError> {
     let text = body::read(&state, request).await?;
     let ping = state.options.limits.ping_time;
-    let (jobs, answer) = apart(move || begin(&state, &text.text)).await?;
+    let (jobs, answer) = begin(state, text).await?;
     if answer.streams { Ok(stream(jobs, answer, ping)) } else { Ok(respond(&answer.whole(jobs).await?)) }
 }
 
 /// Answers a body that came without a connection.
 pub(super) async fn at_once(state: Arc<State>, text: String) -> Result<Value, ApiError> {
-    let (jobs, answer) = apart(move || begin(&state, &text)).await?;
+    let (jobs, answer) = begin(state, text).await?;
     if answer.streams { Err(no_stream()) } else { answer.whole(jobs).await }
 }
 
 /// Reads a request and begins its job.
-fn begin(state: &State, text: &str) -> Result<(Jobs, Answer), ApiError> {
-    let request = ResponsesRequest::decode(text)?;
+async fn begin(state: Arc<State>, text: impl AsRef<str> + Send + 'static) -> Result<(Jobs, Answer), ApiError> {
+    let deadline = state.deadline();
+    // The text keeps its place until the job is made.
+    let (request, text) = apart(move || Ok((ResponsesRequest::decode(text.as_ref())?, text))).await?;
+    let with_grammar = has_grammar(&request.format, None);
+    let shared = Arc::clone(&state);
+    jobs::begin(&shared, deadline, with_grammar, move || {
+        let _text = text;
+        begin_job(&state, &request, deadline)
+    })
+    .await
+}
+
+fn begin_job(state: &State, request: &ResponsesRequest, deadline: Option<Instant>) -> Result<(Jobs, Answer), ApiError> {
     let sampling = &request.sampling;
     let ready = state.ready_for(sampling.model.as_deref())?;
     let model = ready.engine()?.model();
-    let prompt = model.chat_tokens(&request.messages, true);
+    let plan = Plan::new(state, ready, sampling, "input", deadline);
+    let prompt = model.chat_tokens_within(&request.messages, true, plan.most_tokens()?);
+    let prompt = plan.fitting(prompt)?;
     let prompt = prompt.map_err(|error| ApiError::field("input", error.to_string()))?;
     let grammar = grammar(ready, &request.format, None, "text.format")?;
-    let plan = Plan::new(state, ready, sampling, "input");
     let mut job = plan.job(prompt, grammar.as_ref())?;
     job.stop.extend(model.chat_template().stop_strings().iter().map(|&text| text.to_owned()));
     let format = match &request.format {

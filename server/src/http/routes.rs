@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::task::AbortHandle;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
@@ -88,7 +89,16 @@ pub(super) fn respond(value: &Value) -> Response {
 pub(super) async fn apart<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
-    match tokio::task::spawn_blocking(work).await {
+    struct Waiting(AbortHandle);
+    impl Drop for Waiting {
+        fn drop(&mut self) {
+            // Work that is done or under way does not hear of it.
+            self.0.abort();
+        }
+    }
+    let work = tokio::task::spawn_blocking(work);
+    let _waiting = Waiting(work.abort_handle());
+    match work.await {
         Ok(result) => result,
         Err(_) => Err(ApiError::new(500, "server_error", PANIC)),
     }

@@ -10,15 +10,22 @@ use crate::metrics::Metrics;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::Semaphore;
 use tritone_runtime::model::Model;
 
 /// The server's state.
 pub(super) struct State {
     pub(super) options: ServeOptions,
-    /// Bytes that bodies may take yet.
-    pub(super) body_bytes: Arc<Semaphore>,
+    pub(super) seats: Arc<Seats>,
+    /// Bytes that the beginnings of bodies may take yet.
+    pub(super) small_bodies: Arc<Semaphore>,
+    /// Bytes that bodies may take behind their beginnings.
+    pub(super) large_bodies: Arc<Semaphore>,
+    /// Bytes that large answers may take until their clients have taken them.
+    pub(super) answer_bytes: Arc<Semaphore>,
+    /// Held by whoever makes a grammar.
+    pub(super) grammar_turn: Arc<Semaphore>,
     /// Whether the server is about to end.
     pub(super) closing: AtomicBool,
     ready: OnceLock<Ready>,
@@ -60,15 +67,19 @@ pub(super) fn now() -> u64 {
 
 impl State {
     pub(super) fn new(options: ServeOptions) -> State {
+        let limits = &options.limits;
+        let small = limits.all_bodies_bytes / 4;
         State {
-            body_bytes: Arc::new(Semaphore::new(options.limits.all_bodies_bytes)),
+            seats: Arc::new(Seats::new(limits)),
+            small_bodies: Arc::new(Semaphore::new(small)),
+            large_bodies: Arc::new(Semaphore::new(limits.all_bodies_bytes - small)),
+            answer_bytes: Arc::new(Semaphore::new(limits.all_answers_bytes)),
+            grammar_turn: Arc::new(Semaphore::new(1)),
             closing: AtomicBool::new(false),
             options,
             ready: OnceLock::new(),
             random: RandomState::new(),
             drawn: AtomicU64::new(0),
-        let limits = &options.limits;
-        let small = limits.all_bodies_bytes / 4;
         }
     }
 
@@ -120,6 +131,12 @@ impl State {
             return Err(ApiError::unavailable("the engine has ended; restart the server", 10).coded("engine_ended"));
         }
         Ok(())
+    }
+
+    /// When the answer to a request has to be complete that has come now. A time beyond what the clock can say is none that
+    /// ends.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        Instant::now().checked_add(self.options.timeout)
     }
 
     /// A number that cannot be guessed.
