@@ -82,10 +82,16 @@ impl IntoResponse for ApiError {
 
 /// An answer in JSON.
 pub(super) fn respond(value: &Value) -> Response {
-    ([(CONTENT_TYPE, "application/json")], value.to_string()).into_response()
+    respond_text(value.to_string())
 }
 
-/// Does work that takes the processor, apart from the threads that serve connections.
+/// The same where it is written already.
+pub(super) fn respond_text(text: String) -> Response {
+    ([(CONTENT_TYPE, "application/json")], text).into_response()
+}
+
+/// Does work that takes the processor, apart from the threads that serve connections. Work that has not begun when nobody
+/// waits for it any more is not done.
 pub(super) async fn apart<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
