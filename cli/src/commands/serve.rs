@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tritone_server::engine::EngineOptions;
-use tritone_server::http::{HttpLimits, Keys, Origins, ServeError, ServeOptions, serve};
+use tritone_server::http::{Hosts, HttpLimits, Keys, Origins, ServeError, ServeOptions, serve};
 
 /// What the command's help says after the options.
 pub const HELP: &str = "The server speaks OpenAI's protocol: /v1/chat/completions, /v1/completions, /v1/responses,
@@ -54,6 +54,10 @@ pub struct ServeArgs {
     /// An origin whose pages may ask from a browser, such as `https://example.org`, or * for all; may be given several times
     #[arg(long, value_name = "ORIGIN")]
     cors: Vec<String>,
+    /// A name with a dot that requests may call this server by, such as `example.org`, where it listens to this machine only
+    /// and wants no key; for proxies that pass the name on; may be given several times
+    #[arg(long, value_name = "NAME")]
+    allow_host: Vec<String>,
 }
 
 /// Runs the command.
@@ -61,6 +65,8 @@ pub fn run(args: &ServeArgs) -> Result<()> {
     let keys = args.api_key_file.as_deref().map(keys).transpose()?.unwrap_or_default();
     let origins = Origins::parse(&args.cors)
         .map_err(|error| Stop::usage(error, "--cors takes what a browser sends as Origin, or *"))?;
+    let hosts = Hosts::parse(&args.allow_host)
+        .map_err(|error| Stop::usage(error, "--allow-host takes a name, such as example.org"))?;
     let quiet = args.model.quiet;
     if keys.is_open() && !quiet && !matches!(args.host.as_str(), "127.0.0.1" | "::1" | "localhost") {
         note("warning: anybody who reaches this address may ask; --api-key-file FILE wants a key");
@@ -73,6 +79,7 @@ pub fn run(args: &ServeArgs) -> Result<()> {
         engine,
         keys,
         origins,
+        hosts,
         timeout: Duration::from_secs(args.timeout as u64),
         grace: Duration::from_secs(args.grace),
         limits: HttpLimits::default(),

@@ -1,6 +1,7 @@
 //! Answers without connections: what the endpoints say, for programs in this process.
 
 use super::embeddings::MAX_WAITING;
+use super::hosts::Hosts;
 use super::keys::Keys;
 use super::limits::HttpLimits;
 use super::options::{Origins, ServeError, ServeOptions};
@@ -58,6 +59,7 @@ impl Desk {
             engine: options,
             keys: Keys::default(),
             origins: Origins::None,
+            hosts: Hosts::default(),
             timeout: Duration::MAX,
             grace: Duration::ZERO,
             limits: HttpLimits::default(),

@@ -95,10 +95,12 @@ async fn run<E: Send + 'static>(
     let address = listener.local_addr().map_err(ServeError::System)?;
     let engine_options = options.engine.clone();
     let grace = options.grace;
+    // Elsewhere pages of other origins reach no more than anybody does, and a key is nothing that they have.
+    let checks_hosts = address.ip().is_loopback() && options.keys.is_open();
     let state = Arc::new(State::new(options));
     let (closing, closed) = watch::channel(false);
     let (alive, mut gone) = mpsc::channel::<()>(1);
-    let connections = Connections { state: Arc::clone(&state), router: router(&state), closed, alive };
+    let connections = Connections { state: Arc::clone(&state), router: router(&state, checks_hosts), closed, alive };
     tokio::spawn(connections.take(listener));
     ready(address);
 

@@ -12,6 +12,7 @@ mod completions;
 mod deltas;
 mod desk;
 mod embeddings;
+mod hosts;
 mod jobs;
 mod keys;
 mod limits;
@@ -19,13 +20,14 @@ mod listen;
 mod options;
 mod responses;
 mod routes;
-mod state;
 mod seats;
+mod state;
 mod stream;
 mod tokens;
-
 mod watched;
+
 pub use desk::Desk;
+pub use hosts::{Hosts, HostsError};
 pub use keys::{Keys, KeysError};
 pub use limits::HttpLimits;
 pub use listen::{serve, serve_until};

@@ -1,5 +1,6 @@
 //! How a server runs, and why it does not.
 
+use super::hosts::Hosts;
 use super::keys::Keys;
 use super::limits::HttpLimits;
 use crate::engine::{EngineOptions, StartError};
@@ -21,6 +22,8 @@ pub struct ServeOptions {
     pub keys: Keys,
     /// Whose pages may ask from a browser, beside our own.
     pub origins: Origins,
+    /// What the server may be called in requests where only this machine reaches it and no key is wanted.
+    pub hosts: Hosts,
     /// How long an answer may take, its time in the queue included.
     pub timeout: Duration,
     /// How long answers may go on when the server is to end.

@@ -24,8 +24,8 @@ use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// All paths.
-pub(super) fn router(state: &Arc<State>) -> Router {
+/// All paths. With `checks_hosts` requests must call the server by a name of its own.
+pub(super) fn router(state: &Arc<State>, checks_hosts: bool) -> Router {
     let locked = Router::new()
         .route("/v1/models", get(models))
         .route("/v1/models/{*id}", get(one_model))
@@ -52,6 +52,7 @@ pub(super) fn router(state: &Arc<State>) -> Router {
         Origins::Any => router.layer(cors(AllowOrigin::any())),
         Origins::List(origins) => router.layer(cors(AllowOrigin::list(origins.iter().cloned()))),
     };
+    let router = if checks_hosts { router.layer(from_fn_with_state(Arc::clone(state), check_host)) } else { router };
     router.layer(from_fn_with_state(Arc::clone(state), number))
 }
 
@@ -123,6 +124,14 @@ async fn number(Shared(state): Shared<Arc<State>>, request: Request, next: Next)
         response.headers_mut().insert(REQUEST_ID, id);
     }
     response
+}
+
+/// Lets those through that call the server by a name of its own.
+async fn check_host(Shared(state): Shared<Arc<State>>, request: Request, next: Next) -> Response {
+    match state.options.hosts.check(request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(error) => error.into_response(),
+    }
 }
 
 /// Lets those through that have a key.

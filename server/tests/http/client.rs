@@ -11,7 +11,7 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tritone_runtime::error::Error;
 use tritone_runtime::model::{LoadOptions, Model, Source};
 use tritone_server::engine::EngineOptions;
-use tritone_server::http::{HttpLimits, Keys, Origins, ServeError, ServeOptions, serve_until};
+use tritone_server::http::{Hosts, HttpLimits, Keys, Origins, ServeError, ServeOptions, serve_until};
 
 /// Nothing here takes as long.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -49,6 +49,7 @@ impl Server {
             engine: EngineOptions::default(),
             keys: Keys::default(),
             origins: Origins::None,
+            hosts: Hosts::default(),
             timeout: PATIENCE,
             grace: PATIENCE,
             limits: HttpLimits::default(),

@@ -5,9 +5,10 @@ use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::time::{Duration, Instant};
-use tritone_server::http::Keys;
+use tritone_server::http::{Hosts, Keys};
 
 const CHAT: &str = "/v1/chat/completions";
+const KEY: &str = "Authorization: Bearer right-key\r\n";
 
 fn chat(fields: &str) -> Vec<u8> {
     format!("{{\"messages\": [{{\"role\": \"user\", \"content\": \"Hi\"}}], {fields}}}").into_bytes()
@@ -83,7 +84,7 @@ fn a_body_of_100_megabytes_is_refused() {
 #[test]
 fn requests_that_are_wrong() {
     let server = Server::start(|options| options.keys = Keys::parse("right-key\n").unwrap());
-    let key = "Authorization: Bearer right-key\r\n";
+    let key = KEY;
     let body = chat("\"max_tokens\": 1");
     assert_eq!(server.post_with(CHAT, key, &body).status, 200);
     for wrong in
@@ -123,6 +124,27 @@ fn the_slow_and_the_silent_are_left() {
         options.limits.body_time = Duration::from_millis(300);
     });
     let began = Instant::now();
+#[test]
+fn pages_cannot_make_their_name_ours() {
+    let get = |server: &Server, host: &str| {
+        server.raw(format!("GET /v1/models HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{KEY}\r\n").as_bytes())
+    };
+    let server = Server::start(|options| options.hosts = Hosts::parse(&["models.example".to_owned()]).unwrap());
+    for host in ["localhost:8080", "127.0.0.1", "[::1]:1", "tritone", "models.example"] {
+        assert_eq!(get(&server, host).status, 200, "{host}");
+    }
+    let error = get(&server, "evil.example:8080").refused(421);
+    assert!(error["message"].as_str().unwrap().contains("--allow-host"), "{error}");
+    server.end().unwrap();
+    // With a key the page has nothing, and behind other addresses it has what anybody has.
+    let server = Server::start(|options| options.keys = Keys::parse("right-key\n").unwrap());
+    assert_eq!(get(&server, "evil.example").status, 200);
+    server.end().unwrap();
+    let server = Server::start(|options| options.host = "0.0.0.0".to_owned());
+    assert_eq!(get(&server, "evil.example").status, 200);
+    server.end().unwrap();
+}
+
     let mut silent = server.connect();
     let mut slow = server.connect();
     slow.write_all(b"GET /health HTTP/1.1\r\nX: ").unwrap();
