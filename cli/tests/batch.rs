@@ -279,6 +279,18 @@ fn a_file_in_the_making_belongs_to_its_requests() {
     };
     let other = place.put("other.jsonl", stories(6, 4).replacen("\"s1\"", "\"other\"", 1));
     refused(&whole, &other, "of its line 2 is \"s1\", that of request 2");
+    // The same names, but something else is asked, or at another endpoint, or of another model.
+    let changed = place.put("changed.jsonl", stories(6, 4).replacen("had 2 sons", "had 7 sons", 1));
+    refused(&whole, &changed, "its line 3 answers another request than number 3");
+    let moved = place.put("moved.jsonl", stories(6, 4).replacen("/v1/responses", "/v1/completions", 1));
+    refused(&whole, &moved, "its line 3 answers another request");
+    let broken = place.put("broken.jsonl", stories(6, 4).replacen("\"POST\"", "\"GET\"", 1));
+    refused(&whole, &broken, "its line 2 answers another request");
+    fs::write(&part, &whole).unwrap();
+    ends(&["-i", &input, "-o", &output, "--alias", "other"], 1, "another model than \"other\"");
+    let (head, rest) = std::str::from_utf8(&whole).unwrap().split_once("\"req_1_").unwrap();
+    let older = format!("{head}\"req_1{}", &rest[rest.find('"').unwrap()..]);
+    refused(older.as_bytes(), &input, "its line 1 is of an older version");
     let short = place.put("short.jsonl", stories(4, 4));
     refused(&whole, &short, "more lines than");
     refused(b"a diary\n", &input, "no file of answers in the making");

@@ -33,8 +33,8 @@ answer to request i, whatever ended first, or says what is wrong with the reques
 the input do not count.
 
 The output grows in OUT.part and is moved to OUT when it is complete. After a crash or Ctrl-C the
-same command goes on behind the last line that is there, and asks nothing again. To begin anew,
-delete OUT.part.
+same command goes on behind the last line that is there, and asks nothing again; what is there must
+have come of the same requests and a model of the same name. To begin anew, delete OUT.part.
 
 Examples:
   tritone batch -m model.gguf -i requests.jsonl -o answers.jsonl
@@ -88,14 +88,14 @@ pub fn run(args: &BatchArgs) -> Result<()> {
     let mut answers = Answers::open(&args.output, args.force)?;
     answers.refuse_own_input(&args.input)?;
     let mut counts = Counts::default();
-    let end = keep(&mut answers, &mut requests, &mut counts)?;
+    let model_name = args.engine.name(args.model.model.as_deref());
+    let end = keep(&mut answers, &mut requests, &model_name, &mut counts)?;
     if counts.kept > 0 && !args.model.quiet {
         note(format_args!("going on behind line {} of {}", counts.kept, answers.name()));
     }
 
     let model = load::model(&args.model)?;
-    let name = args.engine.name(args.model.model.as_deref());
-    let desk = Desk::open(model.clone(), name, args.engine.options(&args.model));
+    let desk = Desk::open(model.clone(), model_name.clone(), args.engine.options(&args.model));
     let desk = desk.map_err(|error| match error {
         ServeError::Start(error) => not_started(error),
         other => Stop::runtime(other),
@@ -104,7 +104,7 @@ pub fn run(args: &BatchArgs) -> Result<()> {
     let began = Instant::now();
     let parallel = desk.parallel();
     let held = VecDeque::new();
-    let mut work = Work { desk, requests, answers, counts, progress, end, parallel, held, held_bytes: 0 };
+    let mut work = Work { desk, model_name, requests, answers, counts, progress, end, parallel, held, held_bytes: 0 };
     let done = work.all();
     work.progress.finish();
     if matches!(done, Err(Stop::Interrupted)) && !args.model.quiet {
@@ -132,7 +132,7 @@ pub fn run(args: &BatchArgs) -> Result<()> {
 
 /// Keeps the lines of an earlier run, as far as they belong to the requests. Returns where the requests end that have
 /// been answered.
-fn keep(answers: &mut Answers, requests: &mut Requests, counts: &mut Counts) -> Result<u64> {
+fn keep(answers: &mut Answers, requests: &mut Requests, model_name: &str, counts: &mut Counts) -> Result<u64> {
     let mut end = 0;
     while let Some(record) = answers.next_kept()? {
         let number = counts.lines + 1;
@@ -152,9 +152,28 @@ fn keep(answers: &mut Answers, requests: &mut Requests, counts: &mut Counts) -> 
                 quoted(line.custom_id()),
             )));
         }
+        let same = match (&line.content, &record.reply) {
+            (Ok(request), Some(reply)) => match &reply.digest {
+                Some(digest) => *digest == requests::digest(request, model_name),
+                None => {
+                    return Err(answers.foreign(format_args!(
+                        "its line {number} is of an older version, which did not note what had been asked"
+                    )));
+                }
+            },
+            (Err(_), None) => true,
+            _ => false,
+        };
+        if !same {
+            return Err(answers.foreign(format_args!(
+                "its line {number} answers another request than number {number} in {}, or one to another model than {}",
+                requests.name(),
+                json!(model_name)
+            )));
+        }
         end = line.end;
         counts.kept += 1;
-        counts.add(record.is_answer);
+        counts.add(record.reply.is_some_and(|reply| reply.is_answer));
     }
     Ok(end)
 }
@@ -211,6 +230,8 @@ impl Counts {
 /// A line that has been read and not written.
 struct Held {
     custom_id: String,
+    /// What is asked, and of whom.
+    digest: String,
     /// Where its request ends in the input.
     end: u64,
     /// Of the request, or of the record.
@@ -222,6 +243,7 @@ struct Held {
 /// The lines on their way from one file to the other.
 struct Work {
     desk: Desk,
+    model_name: String,
     requests: Requests,
     answers: Answers,
     counts: Counts,
@@ -268,12 +290,14 @@ impl Work {
         let held = match line.content {
             Ok(request) => {
                 let bytes = request.body.len();
+                let digest = requests::digest(&request, &self.model_name);
                 self.desk.ask(number, request.endpoint, request.body);
-                Held { custom_id: request.custom_id, end: line.end, bytes, record: None }
+                Held { custom_id: request.custom_id, digest, end: line.end, bytes, record: None }
             }
             Err(bad) => {
                 let record = bad.record(number);
-                Held { custom_id: String::new(), end: line.end, bytes: record.len(), record: Some((record, false)) }
+                let (bytes, record) = (record.len(), Some((record, false)));
+                Held { custom_id: String::new(), digest: String::new(), end: line.end, bytes, record }
             }
         };
         self.held_bytes += held.bytes;
@@ -291,7 +315,7 @@ impl Work {
         }
         let index = usize::try_from(number - self.counts.lines - 1).ok();
         let Some(held) = index.and_then(|index| self.held.get_mut(index)) else { return Ok(()) };
-        let record = reply.record(number, &held.custom_id);
+        let record = reply.record(number, &held.custom_id, &held.digest);
         self.held_bytes = self.held_bytes - held.bytes + record.len();
         held.bytes = record.len();
         held.record = Some((record, reply.is_answer()));

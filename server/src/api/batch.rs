@@ -133,14 +133,22 @@ impl BatchLine {
     }
 }
 
-fn endpoint(url: &str) -> Option<Endpoint> {
-    match url {
-        "/v1/chat/completions" => Some(Endpoint::Chat),
-        "/v1/completions" => Some(Endpoint::Completions),
-        "/v1/embeddings" => Some(Endpoint::Embeddings),
-        "/v1/responses" => Some(Endpoint::Responses),
-        _ => None,
+impl Endpoint {
+    /// The path that such bodies are sent to.
+    #[must_use]
+    pub fn path(self) -> &'static str {
+        match self {
+            Endpoint::Chat => "/v1/chat/completions",
+            Endpoint::Completions => "/v1/completions",
+            Endpoint::Embeddings => "/v1/embeddings",
+            Endpoint::Responses => "/v1/responses",
+        }
     }
+}
+
+fn endpoint(url: &str) -> Option<Endpoint> {
+    let all = [Endpoint::Chat, Endpoint::Completions, Endpoint::Embeddings, Endpoint::Responses];
+    all.into_iter().find(|endpoint| endpoint.path() == url)
 }
 
 /// The answer to a body.
@@ -180,13 +188,14 @@ impl Reply {
         self.status == 200
     }
 
-    /// The line in the file of answers: the `number`-th from 1, to the request called `custom_id`.
+    /// The line in the file of answers: the `number`-th from 1, to the request called `custom_id`. `digest` tells what was
+    /// asked and of whom; it becomes a part of the name that OpenAI's format has for a request.
     #[must_use]
-    pub fn record(&self, number: u64, custom_id: &str) -> String {
+    pub fn record(&self, number: u64, custom_id: &str, digest: &str) -> String {
         let Reply { status, body, .. } = self;
         let id = json!(custom_id);
         format!(
-            r#"{{"id":"batch_req_{number}","custom_id":{id},"response":{{"status_code":{status},"request_id":"req_{number}","body":{body}}},"error":null}}"#
+            r#"{{"id":"batch_req_{number}","custom_id":{id},"response":{{"status_code":{status},"request_id":"req_{number}_{digest}","body":{body}}},"error":null}}"#
         )
     }
 }
@@ -196,8 +205,17 @@ impl Reply {
 pub struct Record {
     /// What the request is called.
     pub custom_id: Option<String>,
-    /// Whether it was answered.
+    /// What came of it; nothing where the line was no request.
+    pub reply: Option<RecordedReply>,
+}
+
+/// What matters of a reply in a file of answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordedReply {
+    /// Whether it is an answer, and not a refusal.
     pub is_answer: bool,
+    /// What was asked and of whom; nothing where an older version did not write it.
+    pub digest: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -213,6 +231,7 @@ struct WrittenRecord<'a> {
 #[derive(Deserialize)]
 struct WrittenResponse<'a> {
     status_code: u16,
+    request_id: String,
     #[serde(borrow, rename = "body")]
     _body: &'a RawValue,
 }
@@ -222,8 +241,11 @@ impl Record {
     #[must_use]
     pub fn decode(line: &[u8], number: u64) -> Option<Record> {
         let WrittenRecord { id, custom_id, response, .. } = serde_json::from_slice(line).ok()?;
-        let is_answer = response.is_some_and(|response| response.status_code == 200);
-        (id == format!("batch_req_{number}")).then_some(Record { custom_id, is_answer })
+        let reply = response.map(|response| RecordedReply {
+            is_answer: response.status_code == 200,
+            digest: response.request_id.strip_prefix(&format!("req_{number}_")).map(str::to_owned),
+        });
+        (id == format!("batch_req_{number}")).then_some(Record { custom_id, reply })
     }
 }
 
@@ -265,18 +287,23 @@ mod tests {
     fn records_are_read_back() {
         let reply = Reply::from(Ok(json!({"text": "\n", "usage": {"input_tokens": 3, "output_tokens": 4}})));
         assert_eq!((reply.status, reply.prompt_tokens, reply.completion_tokens), (200, 3, 4));
-        let record = reply.record(1, "a \"name\"");
+        let record = reply.record(1, "a \"name\"", "d1");
         assert!(record.as_bytes().starts_with(FIRST_BYTES) && !record.contains('\n'), "{record}");
         let name = Some("a \"name\"".to_owned());
-        assert_eq!(Record::decode(record.as_bytes(), 1), Some(Record { custom_id: name.clone(), is_answer: true }));
+        let reply = |is_answer, digest: &str| Some(RecordedReply { is_answer, digest: Some(digest.to_owned()) });
+        let decoded = Record::decode(record.as_bytes(), 1);
+        assert_eq!(decoded, Some(Record { custom_id: name.clone(), reply: reply(true, "d1") }));
+        let older = record.replace("req_1_d1", "req_1");
+        let without = Some(RecordedReply { is_answer: true, digest: None });
+        assert_eq!(Record::decode(older.as_bytes(), 1), Some(Record { custom_id: name, reply: without }));
         assert_eq!(Record::decode(record.as_bytes(), 2), None);
         assert_eq!(Record::decode(&record.as_bytes()[..record.len() - 1], 1), None);
 
-        let refusal = Reply::from(Err(ApiError::field("n", "no"))).record(2, "b");
+        let refusal = Reply::from(Err(ApiError::field("n", "no"))).record(2, "b", "d2");
         assert!(refusal.contains(r#""status_code":400"#) && refusal.contains(r#""param":"n""#), "{refusal}");
-        assert_eq!(Record::decode(refusal.as_bytes(), 2).map(|record| record.is_answer), Some(false));
+        assert_eq!(Record::decode(refusal.as_bytes(), 2).map(|record| record.reply), Some(reply(false, "d2")));
         let bad = BadLine::too_long().record(3);
-        assert_eq!(Record::decode(bad.as_bytes(), 3), Some(Record { custom_id: None, is_answer: false }));
+        assert_eq!(Record::decode(bad.as_bytes(), 3), Some(Record { custom_id: None, reply: None }));
         assert!(BadLine::too_long().record(1).as_bytes().starts_with(FIRST_BYTES));
     }
 }

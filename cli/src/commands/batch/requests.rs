@@ -1,5 +1,6 @@
 //! The requests: lines that a thread reads ahead, so that a slow pipe holds nobody up.
 
+use crate::commands::logits::hex;
 use crate::failure::{Result, Stop};
 use sha2::{Digest, Sha256};
 use std::collections::HashSet;
@@ -12,6 +13,10 @@ use tritone_server::api::batch::{BadLine, BatchLine, MAX_LINE_BYTES};
 
 /// Lines that are read before anybody wants them.
 const READ_AHEAD: usize = 4;
+/// So much of a hash that no two requests have the same.
+const DIGEST_BYTES: usize = 16;
+/// U+FEFF in UTF-8, with which some editors begin a file.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// A line of the input that is not empty.
 pub struct Line {
@@ -29,6 +34,16 @@ impl Line {
             Err(bad) => bad.custom_id.as_deref(),
         }
     }
+}
+
+/// Tells requests and models apart: the endpoint, the body as it stands and the name of the model that is asked.
+pub fn digest(request: &BatchLine, model_name: &str) -> String {
+    let mut hash = Sha256::new();
+    for part in [request.endpoint.path(), model_name, &request.body] {
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part);
+    }
+    hex(&hash.finalize()[..DIGEST_BYTES])
 }
 
 /// What comes of waiting for a line.
@@ -138,8 +153,10 @@ enum Raw {
 fn next(reader: &mut impl BufRead, end: &mut u64) -> io::Result<Option<Raw>> {
     loop {
         let mut text = Vec::new();
+        let mark = if *end == 0 { BYTE_ORDER_MARK } else { b"" };
         // Room for a longest line and its end.
-        let n = (&mut *reader).take(MAX_LINE_BYTES as u64 + 2).read_until(b'\n', &mut text)?;
+        let room = mark.len() + MAX_LINE_BYTES + 2;
+        let n = (&mut *reader).take(room as u64).read_until(b'\n', &mut text)?;
         *end += n as u64;
         if n == 0 {
             return Ok(None);
@@ -148,6 +165,9 @@ fn next(reader: &mut impl BufRead, end: &mut u64) -> io::Result<Option<Raw>> {
         if is_whole {
             text.pop();
             text.pop_if(|last| *last == b'\r');
+        }
+        if text.starts_with(mark) {
+            text.drain(..mark.len());
         }
         if text.len() > MAX_LINE_BYTES {
             drop(text);
@@ -180,6 +200,9 @@ mod tests {
         assert_eq!(all(b"a\r\n\n \t\r\n b \n\nc"), (vec![text("a"), text(" b "), text("c")], 14));
         assert_eq!(all(b"\n\n"), (vec![], 2));
         assert_eq!(all(b""), (vec![], 0));
+        // A mark at the beginning is none of the text; elsewhere it is.
+        assert_eq!(all(b"\xef\xbb\xbfa\n\xef\xbb\xbfb"), (vec![text("a"), text("\u{feff}b")], 9));
+        assert_eq!(all(b"\xef\xbb\xbf\na"), (vec![text("a")], 5));
     }
 
     #[test]
