@@ -63,10 +63,7 @@ impl ChatRequest {
     pub fn decode(body: &str) -> Result<ChatRequest, ApiError> {
         let mut fields = Fields::of(body)?;
         let mut messages = messages(&mut fields)?;
-        let sampling = Sampling::take(&mut fields, &["max_tokens", "max_completion_tokens"])?;
-        if sampling.max_tokens == Some(0) {
-            return Err(ApiError::field("max_tokens", "`max_tokens` is 0; it must be 1 or more"));
-        }
+        let sampling = Sampling::take(&mut fields, &["max_tokens", "max_completion_tokens"], 1)?;
         let with_logprobs = fields.take("logprobs")?.unwrap_or(false);
         let top = fields.count("top_logprobs", 0, MAX_TOP_LOGPROBS)?;
         if top.is_some() && !with_logprobs {

@@ -46,7 +46,7 @@ impl CompletionsRequest {
             .take("prompt")?
             .ok_or_else(|| ApiError::field("prompt", "`prompt` is missing: the text to continue"))?;
         prompts.check("prompt", MAX_PROMPTS)?;
-        let mut sampling = Sampling::take(&mut fields, &["max_tokens"])?;
+        let mut sampling = Sampling::take(&mut fields, &["max_tokens"], 0)?;
         sampling.max_tokens.get_or_insert(DEFAULT_TOKENS);
         let echo = fields.take("echo")?.unwrap_or(false);
         let logprobs = fields.count("logprobs", 0, MAX_TOP_LOGPROBS)?;

@@ -7,7 +7,7 @@ use super::fields::Fields;
 use super::sampling::{HARMLESS, Sampling};
 use serde::de::{Error, IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::fmt;
 use tritone_runtime::template::Message;
 
@@ -22,6 +22,23 @@ pub struct ResponsesRequest {
     pub sampling: Sampling,
     /// What the answer must be.
     pub format: AnswerFormat,
+    /// What the answer repeats.
+    pub echo: Echo,
+}
+
+/// Fields of a request that its answer repeats and that change nothing else.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Echo {
+    /// An object.
+    pub metadata: Value,
+    /// Nothing, or who asks.
+    pub user: Value,
+    /// Whether calls may be parallel, of which there are none.
+    pub parallel_tool_calls: bool,
+    /// "auto" or "none".
+    pub tool_choice: &'static str,
+    /// The format with its name.
+    pub format: Value,
 }
 
 impl ResponsesRequest {
@@ -41,17 +58,22 @@ impl ResponsesRequest {
         let mut messages: Vec<Message> =
             instructions.iter().map(|text| Message::new("system", text.as_str())).collect();
         messages.extend(input.0);
-        let sampling = Sampling::take(&mut fields, &["max_output_tokens"])?;
-        if sampling.max_tokens == Some(0) {
-            return Err(ApiError::field("max_output_tokens", "`max_output_tokens` is 0; it must be 1 or more"));
-        }
+        let sampling = Sampling::take(&mut fields, &["max_output_tokens"], 1)?;
         if sampling.n != 1 {
             return Err(ApiError::unsupported("n"));
         }
-        let format = format(&mut fields)?;
+        let (format, shown) = format(&mut fields)?;
         defaults(&mut fields)?;
+        let echo = Echo {
+            metadata: short(&mut fields, "metadata")?.unwrap_or_else(|| json!({})),
+            user: short(&mut fields, "user")?.unwrap_or_default(),
+            // Without tools there are no calls to be parallel.
+            parallel_tool_calls: fields.take("parallel_tool_calls")?.unwrap_or(true),
+            tool_choice: tool_choice(&mut fields)?,
+            format: shown,
+        };
         fields.finish(&HARMLESS)?;
-        Ok(ResponsesRequest { messages, instructions, sampling, format })
+        Ok(ResponsesRequest { messages, instructions, sampling, format, echo })
     }
 }
 
@@ -68,13 +90,15 @@ fn defaults(fields: &mut Fields<'_>) -> Result<(), ApiError> {
             return Err(ApiError::unsupported(list));
         }
     }
-    match fields.raw("tool_choice") {
-        None | Some("\"auto\"" | "\"none\"") => {}
-        Some(_) => return Err(ApiError::unsupported("tool_choice")),
-    }
-    // Without tools there are no calls to be parallel.
-    fields.take::<bool>("parallel_tool_calls")?;
     Ok(())
+}
+
+fn tool_choice(fields: &mut Fields<'_>) -> Result<&'static str, ApiError> {
+    match fields.raw("tool_choice") {
+        None | Some("\"auto\"") => Ok("auto"),
+        Some("\"none\"") => Ok("none"),
+        Some(_) => Err(ApiError::unsupported("tool_choice")),
+    }
 }
 
 #[derive(Deserialize)]
@@ -90,19 +114,28 @@ struct TextFormat {
     #[serde(rename = "type")]
     kind: String,
     schema: Option<Value>,
-    #[serde(rename = "name")]
-    _name: Option<String>,
-    #[serde(rename = "description")]
-    _description: Option<String>,
-    #[serde(rename = "strict")]
-    _strict: Option<bool>,
+    name: Option<String>,
+    description: Option<String>,
+    strict: Option<bool>,
 }
 
-fn format(fields: &mut Fields<'_>) -> Result<AnswerFormat, ApiError> {
-    match short::<Text>(fields, "text")?.and_then(|text| text.format) {
-        Some(format) => format_of(&format.kind, format.schema).map_err(|what| ApiError::field("text.format", what)),
-        None => Ok(AnswerFormat::Text),
+/// The format, and how the answer shows it.
+fn format(fields: &mut Fields<'_>) -> Result<(AnswerFormat, Value), ApiError> {
+    let given = short::<Text>(fields, "text")?.and_then(|text| text.format);
+    let Some(TextFormat { kind, schema, name, description, strict }) = given else {
+        return Ok((AnswerFormat::Text, json!({"type": "text"})));
+    };
+    let mut shown = json!({"type": kind});
+    if let Some(schema) = &schema {
+        shown["schema"] = schema.clone();
+        shown["name"] = name.unwrap_or_else(|| "answer".to_owned()).into();
+        shown["strict"] = strict.unwrap_or(true).into();
+        if let Some(description) = description {
+            shown["description"] = description.into();
+        }
     }
+    let format = format_of(&kind, schema).map_err(|what| ApiError::field("text.format", what))?;
+    Ok((format, shown))
 }
 
 /// A text of the user, or messages.

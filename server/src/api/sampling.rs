@@ -66,11 +66,12 @@ struct StreamOptions {
 }
 
 impl Sampling {
-    /// Takes the fields out. Answers are limited by the first of `limits` that is there; all must say the same.
-    pub(super) fn take(fields: &mut Fields<'_>, limits: &[&'static str]) -> Result<Sampling, ApiError> {
+    /// Takes the fields out. Answers are limited by the first of `limits` that is there, to at least `least` tokens; all must
+    /// say the same.
+    pub(super) fn take(fields: &mut Fields<'_>, limits: &[&'static str], least: usize) -> Result<Sampling, ApiError> {
         let mut max_tokens: Option<usize> = None;
         for name in limits {
-            let given = fields.count(name, 0, MAX_TOKENS)?;
+            let given = fields.count(name, least, MAX_TOKENS)?;
             if let (Some(one), Some(other)) = (max_tokens, given)
                 && one != other
             {

@@ -12,7 +12,10 @@ use crate::engine::job::{Event, FinishReason, Logprobs, Usage};
 use axum::extract::Request;
 use axum::response::Response;
 use serde_json::{Map, Value, json};
+use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
+use std::time::Instant;
 use tritone_runtime::model::Model;
 use tritone_runtime::tokenizer::SpecialTokens;
 
@@ -23,13 +26,13 @@ pub(super) async fn completions(
 ) -> Result<Response, ApiError> {
     let text = body::read(&state, request).await?;
     let ping = state.options.limits.ping_time;
-    let (jobs, answer) = apart(move || begin(&state, &text.text)).await?;
+    let (jobs, answer) = begin(state, text).await?;
     if answer.streams { Ok(stream(jobs, answer, ping)) } else { Ok(respond(&answer.whole(jobs).await?)) }
 }
 
 /// Answers a body that came without a connection.
 pub(super) async fn at_once(state: Arc<State>, text: String) -> Result<Value, ApiError> {
-    let (jobs, answer) = apart(move || begin(&state, &text)).await?;
+    let (jobs, answer) = begin(state, text).await?;
     if answer.streams { Err(no_stream()) } else { answer.whole(jobs).await }
 }
 
@@ -52,10 +55,10 @@ fn begin_jobs(
     let model = ready.engine()?.model();
     let mut plan = Plan::new(state, ready, &request.sampling, "prompt", deadline);
     plan.logprobs = request.logprobs;
+    let most = plan.most_tokens()?;
     let (mut jobs, mut beginnings) = (Vec::new(), Vec::new());
     for prompt in request.prompts {
         let (text, tokens) = match prompt {
-    let most = plan.most_tokens()?;
             Prompt::Text(text) => {
                 let tokenizer = model.tokenizer();
                 let tokens = tokenizer.encode_within(&text, SpecialTokens::Plain, tokenizer.adds_bos(), most);
@@ -80,7 +83,7 @@ fn begin_jobs(
         }),
         model: model.clone(),
         n,
-        offsets: vec![0; n * jobs.len()],
+        choices: (0..n * jobs.len()).map(|_| Progress::default()).collect(),
         beginnings,
         streams: request.sampling.stream,
         include_usage: request.sampling.include_usage,
@@ -96,18 +99,39 @@ struct Answer {
     n: usize,
     /// What each prompt's answers begin with.
     beginnings: Vec<String>,
-    /// Characters of the tokens of each choice so far.
-    offsets: Vec<usize>,
+    choices: Vec<Progress>,
     streams: bool,
     include_usage: bool,
     usage: Usage,
+}
+
+/// How far a choice is.
+#[derive(Default)]
+struct Progress {
+    /// Bytes of its tokens, and characters that begin there.
+    bytes: usize,
+    chars: usize,
+    /// Bytes of its text that came out: some may be the beginning of what ends it, which is no part of it.
+    told: usize,
+    /// Tokens whose text has not come out.
+    held: VecDeque<TokenLogprobs>,
+}
+
+impl Progress {
+    /// The tokens of which some text has come out now.
+    fn tell(&mut self, text: &str) -> Vec<TokenLogprobs> {
+        self.told += text.len();
+        let is_told = |one: &TokenLogprobs| one.bytes.start < self.told || one.bytes.end <= self.told;
+        let n = self.held.iter().take_while(|one| is_told(one)).count();
+        self.held.drain(..n).collect()
+    }
 }
 
 /// One more token, or the end, of a choice.
 struct Delta {
     choice: usize,
     text: String,
-    logprobs: Option<TokenLogprobs>,
+    logprobs: Vec<TokenLogprobs>,
     reason: Option<&'static str>,
 }
 
@@ -115,6 +139,9 @@ struct TokenLogprobs {
     token: String,
     logprob: f32,
     top: Value,
+    /// Where its bytes lie among those of all tokens of the choice.
+    bytes: Range<usize>,
+    /// The character of the text that its first byte is in.
     offset: usize,
 }
 
@@ -125,8 +152,11 @@ impl Answer {
             Event::Token(token) => {
                 let choice = job * self.n + token.answer;
                 let is_end = self.model.tokenizer().is_end(token.id);
-                let logprobs = token.logprobs.filter(|_| !is_end);
-                let logprobs = logprobs.map(|logprobs| self.logprobs(choice, token.id, &logprobs));
+                if let Some(logprobs) = token.logprobs.filter(|_| !is_end) {
+                    let one = self.logprobs(choice, token.id, &logprobs);
+                    self.choices[choice].held.push_back(one);
+                }
+                let logprobs = self.choices[choice].tell(&token.text);
                 Some(Delta { choice, text: token.text, logprobs, reason: None })
             }
             Event::Finished { answer, reason } => {
@@ -135,7 +165,7 @@ impl Answer {
                     FinishReason::Length => "length",
                 };
                 let choice = job * self.n + answer;
-                Some(Delta { choice, text: String::new(), logprobs: None, reason: Some(reason) })
+                Some(Delta { choice, text: String::new(), logprobs: Vec::new(), reason: Some(reason) })
             }
             Event::Done(usage) => {
                 add(&mut self.usage, usage);
@@ -147,8 +177,13 @@ impl Answer {
 
     fn logprobs(&mut self, choice: usize, id: u32, logprobs: &Logprobs) -> TokenLogprobs {
         let token = token_text(&self.model, id);
-        let offset = self.offsets[choice];
-        self.offsets[choice] += token.chars().count();
+        let text = self.model.tokenizer().token_bytes(id);
+        let goes_on = |byte: &u8| *byte & 0xc0 == 0x80;
+        let progress = &mut self.choices[choice];
+        let offset = progress.chars - usize::from(progress.chars > 0 && text.first().is_some_and(goes_on));
+        let bytes = progress.bytes..progress.bytes + text.len();
+        progress.bytes = bytes.end;
+        progress.chars += text.iter().filter(|byte| !goes_on(byte)).count();
         let mut top: Map<String, Value> = Map::new();
         // Tokens of the same text are one; the likelier counts.
         for (id, logprob) in &logprobs.top {
@@ -157,7 +192,7 @@ impl Answer {
         if !logprobs.top.is_empty() {
             top.entry(token.as_str()).or_insert_with(|| finite(logprobs.chosen).into());
         }
-        TokenLogprobs { token, logprob: finite(logprobs.chosen), top: top.into(), offset }
+        TokenLogprobs { token, logprob: finite(logprobs.chosen), top: top.into(), bytes, offset }
     }
 
     /// All choices at once.
@@ -221,8 +256,8 @@ impl Writer for Answer {
 
     fn event(&mut self, job: usize, event: Event, out: &mut Events) {
         let Some(Delta { choice, text, logprobs, reason }) = self.delta(job, event) else { return };
-        if !text.is_empty() || logprobs.is_some() || reason.is_some() {
-            let logprobs = lists(logprobs.as_slice());
+        if !text.is_empty() || !logprobs.is_empty() || reason.is_some() {
+            let logprobs = lists(&logprobs);
             let value = json!([{"index": choice, "text": text, "logprobs": logprobs, "finish_reason": reason}]);
             self.chunk(value, None, out);
         }

@@ -5,15 +5,14 @@ use super::jobs::{self, Jobs, Plan, grammar, has_grammar};
 use super::routes::{apart, respond};
 use super::state::{State, now};
 use super::stream::{Events, Writer, no_stream, stream};
-use crate::api::chat::AnswerFormat;
 use crate::api::error::ApiError;
 use crate::api::responses::ResponsesRequest;
 use crate::engine::job::{Event, FinishReason, Usage};
 use axum::extract::Request;
 use axum::response::Response;
 use serde_json::{Value, json};
-use std::time::Instant;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Answers a request.
 pub(super) async fn responses(
@@ -52,18 +51,12 @@ fn begin_job(state: &State, request: &ResponsesRequest, deadline: Option<Instant
     let model = ready.engine()?.model();
     let plan = Plan::new(state, ready, sampling, "input", deadline);
     let prompt = model.chat_tokens_within(&request.messages, true, plan.most_tokens()?);
-    let prompt = plan.fitting(prompt)?;
     let prompt = prompt.map_err(|error| ApiError::field("input", error.to_string()))?;
+    let prompt = plan.fitting(prompt)?;
     let grammar = grammar(ready, &request.format, None, "text.format")?;
     let mut job = plan.job(prompt, grammar.as_ref())?;
     job.stop.extend(model.chat_template().stop_strings().iter().map(|&text| text.to_owned()));
-    let format = match &request.format {
-        AnswerFormat::Text => json!({"type": "text"}),
-        AnswerFormat::JsonObject => json!({"type": "json_object"}),
-        AnswerFormat::JsonSchema(schema) => {
-            json!({"type": "json_schema", "name": "answer", "schema": schema, "strict": true})
-        }
-    };
+    let echo = &request.echo;
     let head = json!({
         "id": state.id("resp_"),
         "object": "response",
@@ -74,20 +67,21 @@ fn begin_job(state: &State, request: &ResponsesRequest, deadline: Option<Instant
         "incomplete_details": null,
         "instructions": request.instructions,
         "max_output_tokens": sampling.max_tokens,
-        "metadata": {},
+        "metadata": echo.metadata,
         "model": state.options.name,
         "output": [],
-        "parallel_tool_calls": true,
+        "parallel_tool_calls": echo.parallel_tool_calls,
         "previous_response_id": null,
         "reasoning": {"effort": null, "summary": null},
         "store": false,
         "temperature": sampling.sampler.temperature,
-        "text": {"format": format},
-        "tool_choice": "auto",
+        "text": {"format": echo.format},
+        "tool_choice": echo.tool_choice,
         "tools": [],
         "top_p": sampling.sampler.top_p,
         "truncation": "disabled",
         "usage": null,
+        "user": echo.user,
     });
     let answer = Answer {
         head,

@@ -33,6 +33,8 @@ fn bodies_that_are_wrong() {
         (chat("\"temperature\": NaN"), Value::Null),
         (chat("\"temperature\": 1e999"), json!("temperature")),
         (chat("\"max_tokens\": -1"), json!("max_tokens")),
+        (chat("\"max_tokens\": 0"), json!("max_tokens")),
+        (chat("\"max_completion_tokens\": 0"), json!("max_completion_tokens")),
         (chat("\"max_tokens\": 99999999999999999999"), json!("max_tokens")),
         (chat("\"top_k\": -1"), json!("top_k")),
         (chat("\"n\": 1000"), json!("n")),
@@ -111,19 +113,17 @@ fn requests_that_are_wrong() {
     assert!(answer.header("allow").unwrap().contains("post"));
     let typed = with_key("POST /v1/chat/completions HTTP/1.1\r\nContent-Type: text/plain\r\nContent-Length: 0\r\n");
     typed.refused(415);
+    for coding in ["gzip", "identity, gzip", "br"] {
+        let packed = server.post_with(CHAT, &format!("{key}Content-Encoding: {coding}\r\n"), &body).refused(415);
+        assert!(packed["message"].as_str().unwrap().contains("Content-Encoding"), "{packed}");
+    }
+    assert_eq!(server.post_with(CHAT, &format!("{key}Content-Encoding: Identity\r\n"), &body).status, 200);
     assert_eq!(server.raw(b"nonsense\r\n\r\n").status, 400);
     let long = format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(200_000));
     assert_eq!(server.raw(long.as_bytes()).status, 431);
     server.end().unwrap();
 }
 
-#[test]
-fn the_slow_and_the_silent_are_left() {
-    let server = Server::start(|options| {
-        options.limits.head_time = Duration::from_millis(300);
-        options.limits.body_time = Duration::from_millis(300);
-    });
-    let began = Instant::now();
 #[test]
 fn pages_cannot_make_their_name_ours() {
     let get = |server: &Server, host: &str| {
@@ -145,6 +145,13 @@ fn pages_cannot_make_their_name_ours() {
     server.end().unwrap();
 }
 
+#[test]
+fn the_slow_and_the_silent_are_left() {
+    let server = Server::start(|options| {
+        options.limits.head_time = Duration::from_millis(300);
+        options.limits.body_time = Duration::from_millis(300);
+    });
+    let began = Instant::now();
     let mut silent = server.connect();
     let mut slow = server.connect();
     slow.write_all(b"GET /health HTTP/1.1\r\nX: ").unwrap();

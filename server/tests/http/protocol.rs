@@ -75,6 +75,76 @@ fn text_to_tokens_and_back() {
 }
 
 #[test]
+fn log_probabilities_end_where_the_text_ends() {
+    let server = Server::start(|_| {});
+    let ask = |fields: Value| {
+        let mut body = json!({"prompt": "The old king", "max_tokens": 40, "temperature": 0, "logprobs": 1});
+        body.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        server.post("/v1/completions", &body)
+    };
+    let free = ask(json!({})).json()["choices"][0].clone();
+    let words: Vec<&str> = free["text"].as_str().unwrap().split_whitespace().collect();
+    // Longer than a token: some tokens are known before it is.
+    let stop = words[4..7].join(" ");
+    let whole = ask(json!({"stop": stop})).json()["choices"][0].clone();
+    let text = whole["text"].as_str().unwrap();
+    assert!(free["text"].as_str().unwrap().starts_with(&format!("{text}{stop}")), "{whole}");
+    let check = |text: &str, lists: &Value| {
+        let lengths = ["tokens", "token_logprobs", "top_logprobs", "text_offset"]
+            .map(|name| lists[name].as_array().unwrap().len());
+        assert!(lengths.iter().all(|length| *length == lengths[0] && *length > 0), "{lengths:?}");
+        let texts: Vec<&str> = lists["tokens"].as_array().unwrap().iter().map(|one| one.as_str().unwrap()).collect();
+        assert!(texts.concat().starts_with(text), "{texts:?}");
+        let mut end = 0;
+        for (token, offset) in texts.iter().zip(lists["text_offset"].as_array().unwrap()) {
+            assert_eq!(offset, end, "{texts:?}");
+            assert!(end < text.len(), "{texts:?} in {text:?}");
+            end += token.len();
+        }
+    };
+    check(free["text"].as_str().unwrap(), &free["logprobs"]);
+    check(text, &whole["logprobs"]);
+    let (mut streamed, mut lists) = (String::new(), json!({}));
+    let mut events = ask(json!({"stop": stop, "stream": true})).events();
+    events.pop();
+    for event in events {
+        let event: Value = serde_json::from_str(&event).unwrap();
+        streamed += event["choices"][0]["text"].as_str().unwrap();
+        for (name, list) in event["choices"][0]["logprobs"].as_object().into_iter().flatten() {
+            let all = lists.as_object_mut().unwrap().entry(name).or_insert_with(|| json!([]));
+            all.as_array_mut().unwrap().extend(list.as_array().unwrap().clone());
+        }
+    }
+    assert_eq!(streamed, text);
+    assert_eq!(lists, whole["logprobs"]);
+    server.end().unwrap();
+}
+
+#[test]
+fn responses_repeat_what_was_sent() {
+    let server = Server::start(|_| {});
+    let format = json!({"type": "json_schema", "name": "number", "strict": false, "schema": {"type": "integer"}});
+    let sent = json!({
+        "metadata": {"run": "7"}, "parallel_tool_calls": false, "tool_choice": "none", "user": "somebody",
+        "text": {"format": format},
+    });
+    let mut body = json!({"input": "How many?", "max_output_tokens": 8});
+    let plain = server.post("/v1/responses", &body).json();
+    let none = json!({
+        "metadata": {}, "parallel_tool_calls": true, "tool_choice": "auto", "user": null,
+        "text": {"format": {"type": "text"}},
+    });
+    body.as_object_mut().unwrap().extend(sent.as_object().unwrap().clone());
+    let answer = server.post("/v1/responses", &body).json();
+    for (answer, expected) in [(plain, none), (answer, sent)] {
+        for (name, value) in expected.as_object().unwrap() {
+            assert_eq!(answer[name], *value, "{name}");
+        }
+    }
+    server.end().unwrap();
+}
+
+#[test]
 fn the_page_comes_with_its_policy_and_is_kept_by_browsers() {
     let server = Server::start(|_| {});
     let page = server.get("/");
