@@ -16,6 +16,7 @@ use axum::response::Response;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -46,6 +47,10 @@ struct Task {
 /// What the thread shares with others.
 struct Shared {
     metrics: Arc<Metrics>,
+    /// Requests that wait or run.
+    under_way: AtomicUsize,
+    /// Whether all are to end now.
+    closing: AtomicBool,
 }
 
 /// Counts a request from its arrival until it is dropped.
@@ -58,6 +63,7 @@ struct Ticket {
 
 impl Ticket {
     fn new(shared: &Arc<Shared>) -> Ticket {
+        shared.under_way.fetch_add(1, Ordering::Relaxed);
         shared.metrics.vectors_wait(true);
         Ticket { shared: Arc::clone(shared), runs: false, outcome: Outcome::Failed }
     }
@@ -78,6 +84,7 @@ impl Drop for Ticket {
         } else {
             metrics.vectors_wait(false);
         }
+        self.shared.under_way.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -93,8 +100,18 @@ pub(super) struct Embeddings {
 impl Embeddings {
     /// Texts have at most `context` tokens, or as many as the model was made for.
     pub(super) fn new(model: Model, context: Option<usize>, metrics: Arc<Metrics>) -> Embeddings {
-        let shared = Shared { metrics };
+        let shared = Shared { metrics, under_way: AtomicUsize::new(0), closing: AtomicBool::new(false) };
         Embeddings { model, context, shared: Arc::new(shared), tasks: OnceLock::new() }
+    }
+
+    /// Whether requests wait or run.
+    pub(super) fn are_under_way(&self) -> bool {
+        self.shared.under_way.load(Ordering::Relaxed) > 0
+    }
+
+    /// Ends those that wait or run.
+    pub(super) fn close(&self) {
+        self.shared.closing.store(true, Ordering::Relaxed);
     }
 
     fn begin(
@@ -180,6 +197,9 @@ fn work(model: &Model, context: Option<usize>, tasks: &Receiver<Task>) {
         ticket.run();
         let shared = &*ticket.shared;
         let over = || {
+            if shared.closing.load(Ordering::Relaxed) {
+                return Some(Failure::ShuttingDown);
+            }
             let late = deadline.is_some_and(|deadline| Instant::now() >= deadline);
             (late || answer.is_closed()).then_some(Failure::TimedOut)
         };

@@ -19,6 +19,8 @@ pub struct HttpLimits {
     pub write_time: Duration,
     /// After so much silence a stream says that it lives.
     pub ping_time: Duration,
+    /// How long the last bytes of answers may take when the server ends.
+    pub last_writes: Duration,
 }
 
 impl Default for HttpLimits {
@@ -31,6 +33,7 @@ impl Default for HttpLimits {
             body_time: Duration::from_secs(60),
             write_time: Duration::from_secs(60),
             ping_time: Duration::from_secs(10),
+            last_writes: Duration::from_secs(5),
         }
     }
 }

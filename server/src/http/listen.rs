@@ -3,7 +3,7 @@
 //! The port is open from the beginning, so that whoever watches sees "not ready" rather than nothing. After a signal no
 //! connection is taken, those that are idle are closed, and answers go on for a while; a second signal ends them too.
 
-use super::embeddings::new_embedder;
+use super::embeddings::{Embeddings, new_embedder};
 use super::options::{ServeError, ServeOptions};
 use super::routes::router;
 use super::state::State;
@@ -33,8 +33,6 @@ const CONNECTION_THREADS: usize = 2;
 const REQUEST_THREADS: usize = 4;
 /// Bytes of a request's head, and of an answer that is being written.
 const BUFFER: usize = 64 << 10;
-/// Answers that are complete may take as long to be written when the server is to end.
-const LAST_WRITES: Duration = Duration::from_secs(5);
 
 /// Serves the model that `load` gives until a signal comes (SIGTERM, or Ctrl-C), and then lets answers finish; a second
 /// signal ends them. `ready` is told the address once it is had; the model is loaded then.
@@ -92,7 +90,7 @@ async fn run<E: Send + 'static>(
     let listener = TcpListener::bind((options.host.as_str(), options.port)).await.map_err(bind)?;
     let address = listener.local_addr().map_err(ServeError::System)?;
     let engine_options = options.engine.clone();
-    let grace = options.grace;
+    let (grace, last_writes) = (options.grace, options.limits.last_writes);
     let state = Arc::new(State::new(options));
     let (closing, closed) = watch::channel(false);
     let (alive, mut gone) = mpsc::channel::<()>(1);
@@ -117,17 +115,34 @@ async fn run<E: Send + 'static>(
     state.closing.store(true, Ordering::Relaxed);
     // Connections may have ended already.
     let _ = closing.send(true);
-    if let Some(engine) = engine {
-        tokio::select! {
-            () = engine.shutdown(grace) => {}
-            _ = stop.recv() => engine.shutdown(Duration::ZERO).await,
+    let vectors = || state.ready().ok().map(|ready| &ready.embeddings);
+    let under_way = || vectors().is_some_and(Embeddings::are_under_way);
+    let finish = async {
+        if let Some(engine) = &engine {
+            engine.shutdown(grace).await;
         }
-        let _ = timeout(LAST_WRITES, gone.recv()).await;
-    } else {
-        tokio::select! {
-            _ = timeout(grace, gone.recv()) => {}
-            _ = stop.recv() => {}
+        // Vectors have the same grace, and what is complete has the time to be written.
+        loop {
+            let before = under_way();
+            if timeout(last_writes, gone.recv()).await.is_ok() || !(before || under_way()) {
+                break;
+            }
         }
+    };
+    let finished = tokio::select! {
+        () = finish => true,
+        () = sleep(grace) => false,
+        _ = stop.recv() => false,
+    };
+    if !finished {
+        if let Some(vectors) = vectors() {
+            vectors.close();
+        }
+        if let Some(engine) = engine {
+            engine.shutdown(Duration::ZERO).await;
+        }
+        // For what the failures say.
+        let _ = timeout(last_writes, gone.recv()).await;
     }
     Ok(())
 }

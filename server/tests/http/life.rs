@@ -143,3 +143,27 @@ fn at_the_end_answers_are_finished() {
     server.ended().1.unwrap();
     assert!(began.elapsed() < Duration::from_secs(10));
 }
+
+/// Many texts of as many tokens as the model takes.
+fn many_texts() -> Vec<u8> {
+    let body = json!({"input": vec![vec![7; 500]; 8]});
+    crate::client::post("/v1/embeddings", "", body.to_string().as_bytes())
+}
+
+#[test]
+fn vectors_have_the_same_grace_as_answers() {
+    for (signals, status) in [(1, 200), (2, 503)] {
+        let server = Server::start(|options| {
+            options.limits.last_writes = Duration::from_millis(if signals == 1 { 300 } else { 30_000 });
+        });
+        let mut stream = server.connect();
+        std::io::Write::write_all(&mut stream, &many_texts()).unwrap();
+        server.wait_until(|server| server.metric("tritone_running_answers") == 1);
+        for _ in 0..signals {
+            server.stop.send(()).unwrap();
+        }
+        let answer = Answer::read(stream);
+        assert_eq!(answer.status, status, "{}", answer.text());
+        server.ended().1.unwrap();
+    }
+}
