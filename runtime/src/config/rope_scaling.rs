@@ -192,7 +192,7 @@ mod tests {
         assert_eq!(read(&all).unwrap(), RopeScaling::Yarn(numbers));
 
         let refused = |more: &[(&str, Value)], words: &[&str]| {
-            let error = read(&[&[kind.clone()], more].concat()).unwrap_err().to_string();
+            let error = read(&[std::slice::from_ref(&kind), more].concat()).unwrap_err().to_string();
             assert!(words.iter().all(|word| error.contains(word)), "{error}");
         };
         refused(&[], &["qwen3.rope.scaling.factor", "missing"]);
