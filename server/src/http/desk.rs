@@ -1,10 +1,7 @@
 //! Answers without connections: what the endpoints say, for programs in this process.
 
 use super::embeddings::MAX_WAITING;
-use super::hosts::Hosts;
-use super::keys::Keys;
-use super::limits::HttpLimits;
-use super::options::{Origins, ServeError, ServeOptions};
+use super::options::{ServeError, ServeOptions};
 use super::routes::{PANIC, apart};
 use super::state::State;
 use super::{chat, completions, embeddings, listen, responses};
@@ -51,19 +48,7 @@ impl Desk {
             .map_err(ServeError::System)?;
         let options = EngineOptions { max_queue: usize::MAX, ..options };
         let engine = listen::start(&model, &options).map_err(ServeError::Start)?;
-        // What is said of addresses, keys and times is for connections, of which there are none.
-        let state = Arc::new(State::new(ServeOptions {
-            host: String::new(),
-            port: 0,
-            name,
-            engine: options,
-            keys: Keys::default(),
-            origins: Origins::None,
-            hosts: Hosts::default(),
-            timeout: Duration::MAX,
-            grace: Duration::ZERO,
-            limits: HttpLimits::default(),
-        }));
+        let state = Arc::new(State::new(ServeOptions::without_connections(name, options)));
         state.open(model, engine.clone());
         let vectors = Arc::new(Semaphore::new(MAX_WAITING));
         let (sender, replies) = channel();

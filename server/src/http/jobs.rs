@@ -211,7 +211,7 @@ pub(super) fn usage(usage: Usage) -> serde_json::Value {
 mod tests {
     use super::*;
     use crate::engine::EngineOptions;
-    use crate::http::{Hosts, HttpLimits, Keys, Origins, ServeOptions};
+    use crate::http::ServeOptions;
     use std::sync::mpsc::channel;
     use std::time::Duration;
     use tokio::time::timeout;
@@ -219,18 +219,7 @@ mod tests {
     const MOMENT: Duration = Duration::from_millis(50);
 
     fn state() -> State {
-        State::new(ServeOptions {
-            host: String::new(),
-            port: 0,
-            name: String::new(),
-            engine: EngineOptions::default(),
-            keys: Keys::default(),
-            origins: Origins::None,
-            hosts: Hosts::default(),
-            timeout: Duration::MAX,
-            grace: Duration::ZERO,
-            limits: HttpLimits::default(),
-        })
+        State::new(ServeOptions::without_connections(String::new(), EngineOptions::default()))
     }
 
     #[test]

@@ -32,6 +32,24 @@ pub struct ServeOptions {
     pub limits: HttpLimits,
 }
 
+impl ServeOptions {
+    /// For who asks without a connection: what is said of addresses, keys and times does not matter then.
+    pub(super) fn without_connections(name: String, engine: EngineOptions) -> ServeOptions {
+        ServeOptions {
+            host: String::new(),
+            port: 0,
+            name,
+            engine,
+            keys: Keys::default(),
+            origins: Origins::None,
+            hosts: Hosts::default(),
+            timeout: Duration::MAX,
+            grace: Duration::ZERO,
+            limits: HttpLimits::default(),
+        }
+    }
+}
+
 /// Origins whose pages may ask.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Origins {
